@@ -1,0 +1,324 @@
+"""The examples with Windows CPython on Wine, against servers that are not ours.
+
+What stands in the way on Wine 8.0, beside what test_wine_to_servers.py lists:
+
+- Kerberos can neither seal nor wrap. So LDAP by Kerberos shows the bind alone, and
+  mail by GSSAPI is given wrap() and unwrap() for what Wine makes, see WRAP.
+- Kerberos inside TLS is refused by Samba, and NTLM takes no bindings. So LDAP
+  inside TLS is shown by the fake's NTLM, which is real, on this machine's CPython
+  (Samba does not look at bindings), and on Wine without bindings.
+- Samba 4.17 knows no "who am I?", so whoami() hears its refusal, sealed; and with
+  bind() alone the connection then finds its own account, which Samba shows to
+  nobody anonymous. Active Directory was not there to ask.
+"""
+import contextlib
+import getpass
+import importlib.util
+import os
+from pathlib import Path
+
+import mail
+import pytest
+import servers
+import windows
+
+import sspi_client
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+# What each program begins with: the examples, and the DLL with client.py's buffer.
+PRELUDE = """\
+import getpass, os, sys
+sys.modules["_wmi"] = None          # Wine 8.0 dies of platform.system() since 3.12
+sys.path[:0] = os.environ["EXAMPLES"].split(";")
+import sspi_client
+import client
+def secur32(package="Negotiate"):
+    return client.backend({"to": "", "package": package})
+def account(connection):            # tokenGroups of the rootDSE begins with ours
+    def read(base, name):
+        connection.search(base, "(objectClass=*)", "BASE", attributes=[name])
+        return connection.response[0]["raw_attributes"][name][0]
+    return read("<SID=%s>" % read("", "tokenGroups").hex(), "sAMAccountName").decode()
+def run(example, secur32, *argv, password=None):
+    getpass.getpass = lambda *prompt: password
+    print("said:", example.main(list(argv), secur32))
+"""
+
+# A Context whose wrap() and unwrap() fit Wine's Kerberos: EncryptMessage fills DATA
+# first and needs more room for its TOKEN than it announces; DecryptMessage wants the
+# same two pieces. The bytes are those of gss_wrap, always encrypted.
+WRAP = """\
+from ctypes import addressof, byref, create_string_buffer, string_at
+from sspi_client import SECBUFFER_DATA, SECBUFFER_TOKEN, Context, Message
+def pieces(first, second):
+    a, b = create_string_buffer(first, len(first)), create_string_buffer(second)
+    return a, b, *sspi_client._describe((len(first), SECBUFFER_DATA, addressof(a)),
+                                        (len(second), SECBUFFER_TOKEN, addressof(b)))
+def wrap(self, data, encrypt=True):
+    a, b, message, parts = pieces(data, bytes(256))
+    status = self._secur32.EncryptMessage(byref(self._handle), 0, byref(message), 0)
+    assert status == 0, hex(status & 0xFFFFFFFF)
+    return a.raw + b.raw[:parts[1].cbBuffer]
+def unwrap(self, blob):
+    a, b, message, parts = pieces(blob[:4], blob[4:])
+    status = self._secur32.DecryptMessage(byref(self._handle), byref(message), 0, None)
+    assert status == 0, hex(status & 0xFFFFFFFF)
+    return Message(string_at(parts[0].pvBuffer, parts[0].cbBuffer), False)
+Context.wrap, Context.unwrap = wrap, unwrap
+"""
+
+
+@pytest.fixture
+def wine_python(wine):
+    """A function that runs a program after PRELUDE on Wine, and returns its output."""
+    wine([])                        # skips, or fails, if there is no Wine
+
+    def run(program, env=None, libraries=()):
+        folders = [EXAMPLES, Path(__file__).parent, *libraries]
+        here = {"EXAMPLES": ";".join(map(windows.windows_path, folders))}
+        done = windows.python("3.13").run(
+            ["-W", "ignore::DeprecationWarning", "-c", PRELUDE + program],
+            dict(env or {}, **here), timeout=100)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ldap3():
+    """The folder of ldap3 and pyasn1, which Windows' CPython can use as they are."""
+    spec = importlib.util.find_spec("ldap3")
+    if spec is None:
+        reason = "ldap3 is not installed"
+        if os.environ.get("SSPI_CLIENT_EXAMPLES") == "required":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return Path(spec.origin).parents[1]
+
+
+@pytest.fixture(scope="module")
+def mailer(lab_folder, realm):
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(mail.dovecot(
+                lab_folder / "mail", realm, servers.free_port(), servers.free_port()))
+        except servers.LabError as error:
+            if os.environ.get("SSPI_CLIENT_LAB") == "required":
+                pytest.fail(str(error), pytrace=False)
+            pytest.skip(str(error))
+        yield server
+
+
+@pytest.fixture
+def ticket(tmp_path):
+    """For a server: the environment in which alice is logged on."""
+    def logon(server):
+        env = servers.kinit(server, "alice", tmp_path / "alice")
+        return {name: env[name] for name in ("KRB5_CONFIG", "KRB5CCNAME")}
+    return logon
+
+
+@pytest.fixture
+def nobody(tmp_path):
+    return {"KRB5CCNAME": "FILE:%s" % (tmp_path / "none")}
+
+
+# -- Frames ----------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["sockets_client", "asyncio_stream"])
+@pytest.mark.parametrize("user", sorted(servers.USERS))
+def test_framed_client_talks_to_gss_ntlmssp_when_it_is(wine_python, acceptor, realm,
+                                                       nobody, name, user):
+    server = acceptor("ntlmssp", echo="wrap")
+    said = wine_python("""\
+import %s as example
+run(example, None, "localhost", "%d", "--user", %r, password=%r)
+""" % (name, server.port, "LAB\\" + user, realm.users[user]), nobody)
+    assert "b'hello'" in said and said.endswith("said: None\n")
+    assert servers.results(server, 1) == [
+        {"user": "LAB\\" + user, "mech": "ntlmssp", "bound": False, "echoed": 1}]
+
+
+@pytest.mark.parametrize("name", ["sockets_client", "asyncio_stream"])
+def test_framed_client_says_one_line_when_gss_ntlmssp_refuses(
+        wine_python, acceptor, nobody, name):
+    server = acceptor("ntlmssp", echo="wrap")
+    said = wine_python("""\
+import %s as example
+run(example, None, "localhost", "%d", "--user", r"LAB\\bob", password="wrong")
+""" % (name, server.port), nobody)
+    assert said.splitlines()[-1].startswith("said: %s: " % name)
+    assert "error" in servers.results(server, 1)[0]
+
+
+def test_framed_log_on_is_kerberos_when_logged_on(wine_python, acceptor, realm, ticket):
+    server = acceptor("krb5")
+    said = wine_python("""\
+import asyncio, socket
+import sockets_client, asyncio_stream
+at, spn = ("localhost", %d), "host/localhost"
+with socket.create_connection(at) as connection:
+    with sockets_client.log_on(connection, spn, None, secur32()) as context:
+        print(context.package)
+async def go():
+    reader, writer = await asyncio.open_connection(*at)
+    with await asyncio_stream.log_on(reader, writer, spn, None, secur32()) as context:
+        print(context.package)
+    writer.close()
+asyncio.run(go())
+""" % server.port, ticket(realm))
+    assert said.split() == ["Kerberos"] * 2
+    assert [result["user"] for result in servers.results(server, 2)] == [
+        "alice@LAB.TEST"] * 2
+
+
+TRACE = """\
+import socket, sockets_client, trace
+identity = %s
+flow = sspi_client.authenticate("host/localhost", identity, package=%r,
+                                secur32=secur32(%r))
+with socket.create_connection(("localhost", %d)) as connection:
+    def exchange(token):
+        sockets_client.send(connection, token)
+        return None if token.final else sockets_client.receive(connection)
+    sspi_client.drive(trace.trace(flow), exchange).close()
+"""
+
+
+def test_trace_tells_the_legs_of_kerberos_with_mit(wine_python, acceptor, realm,
+                                                   ticket):
+    server = acceptor("krb5")
+    said = wine_python(TRACE % (None, "Kerberos", "Kerberos", server.port),
+                       ticket(realm)).splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "1 -> Kerberos AP-REQ", "1 <- Kerberos AP-REP", "2    SEC_E_OK"]
+    assert servers.results(server, 1)[0]["user"] == "alice@LAB.TEST"
+
+
+def test_trace_tells_the_legs_of_ntlm_with_gss_ntlmssp(wine_python, acceptor, realm,
+                                                       nobody):
+    server = acceptor("ntlmssp")
+    identity = "sspi_client.Identity(%r, %r)" % ("LAB\\alice", realm.users["alice"])
+    said = wine_python(TRACE % (identity, "NTLM", "NTLM", server.port),
+                       nobody).splitlines()
+    assert [line.partition(",")[0] for line in said] == [
+        "1 -> NTLM NEGOTIATE", "1 <- NTLM CHALLENGE", "2 -> NTLM AUTHENTICATE",
+        "2 <- no token"]
+    assert servers.results(server, 1)[0]["user"] == "LAB\\alice"
+
+
+def test_sockets_client_talks_to_itself_when_alone(wine_python):
+    said = wine_python("import sockets_client\nrun(sockets_client, None)\n")
+    assert said.startswith("secur32.dll logs on to a FakeServer\n")
+    assert said.endswith("encrypted answer (True): b'hello'\nsaid: None\n")
+
+
+# -- LDAP ------------------------------------------------------------------------
+
+UNKNOWN = "ldap_whoami: who am I: protocolError"    # how Samba refuses the question
+
+# Binds and tells the package and the account that the server has for us.
+BIND = """\
+import ssl, ldap3, ldap_whoami
+def bind(secur32, identity=None, cafile=None):
+    tls = cafile and ldap3.Tls(validate=ssl.CERT_REQUIRED, ca_certs_file=cafile)
+    server = ldap3.Server("localhost", 636 if tls else 389, bool(tls), tls=tls,
+                          get_info=ldap3.NONE)
+    connection = ldap3.Connection(server, receive_timeout=30, check_names=False)
+    connection.open()
+    spn = "ldap/localhost"
+    with ldap_whoami.bind(connection, spn, identity, secur32) as context:
+        print(context.package, context.package == "Kerberos" or account(connection))
+    connection.strategy.close()
+"""
+
+
+@pytest.mark.parametrize("user", ["alice", "crowd"])
+def test_ldap_bind_is_sealed_when_it_is_ntlm(wine_python, samba, nobody, ldap3, user):
+    # The answer to crowd is longer than 40 KB, in one sealed message.
+    said = wine_python(BIND + """\
+bind(None, sspi_client.Identity(%r, "Secret123!"))
+""" % ("ADT\\" + user), nobody, [ldap3])
+    assert said.split() == ["NTLM", user]
+
+
+def test_ldap_whoami_hears_a_sealed_refusal_when_samba_knows_no_such_question(
+        wine_python, samba, nobody, ldap3):
+    said = wine_python("""\
+import ldap_whoami
+run(ldap_whoami, None, "localhost", "--user", r"ADT\\alice", password="Secret123!")
+run(ldap_whoami, None, "localhost", "--user", r"ADT\\alice", password="wrong")
+""", nobody, [ldap3])
+    question, logon = said.splitlines()
+    assert question == "said: " + UNKNOWN
+    assert logon.startswith("said: ldap_whoami: invalidCredentials")
+
+
+def test_ldap_bind_is_let_in_when_it_is_kerberos(wine_python, samba, ticket, ldap3):
+    said = wine_python(BIND + "bind(secur32())\n", ticket(samba), [ldap3])
+    assert said.split() == ["Kerberos", "True"]
+
+
+def test_ldap_bind_is_let_in_when_inside_tls(wine_python, samba, nobody, ldap3):
+    # Bindings left out: Wine's NTLM refuses them before anything is sent.
+    said = wine_python(BIND + """\
+authenticate = sspi_client.authenticate
+def unbound(*arguments, channel_bindings, **more):
+    assert channel_bindings.startswith(b"tls-server-end-point:")
+    return authenticate(*arguments, **more)
+sspi_client.authenticate = unbound
+bind(None, sspi_client.Identity(r"ADT\\alice", "Secret123!"), %r)
+""" % windows.windows_path(samba.certificate), nobody, [ldap3])
+    assert said.split() == ["NTLM", "alice"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("tls", [False, True], ids=["389", "636"])
+def test_ldap_whoami_is_let_in_when_the_fake_speaks_ntlm(samba, ldap3, monkeypatch,
+                                                         tls):
+    # Inside TLS with NTLM alone: in SPNEGO it offers to sign, which Samba refuses.
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import ldap_whoami
+
+    authenticate = sspi_client.authenticate
+    monkeypatch.setattr(
+        sspi_client, "authenticate",
+        lambda *arguments, **more: authenticate(*arguments, package="NTLM", **more))
+    fake = sspi_client.FakeSecur32(sspi_client.FakeDomain("ADT", samba.users))
+    monkeypatch.setattr(getpass, "getpass", lambda: samba.users["bob"])
+    more = ["--tls", "--ca", str(samba.certificate)] if tls else []
+    assert ldap_whoami.main(["localhost", "--user", "ADT\\bob", *more], fake) == UNKNOWN
+    fake.assert_clean()
+
+
+# -- Mail ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("protocol", ["imap", "smtp"])
+def test_mail_login_is_let_in_when_it_is_ntlm(wine_python, mailer, nobody, protocol):
+    port = mailer.port if protocol == "imap" else mailer.smtp_port
+    said = wine_python("""\
+import mail_login
+command = [%r, "localhost", "%d", "--mechanism", "NTLM", "--user", r"LAB\\alice"]
+run(mail_login, None, *command, password="Secret123!")
+run(mail_login, None, *command, password="wrong")
+""" % (protocol, port), nobody)
+    good, _, bad = said.splitlines()
+    assert good == "localhost lets us in"
+    assert bad.startswith("said: mail_login: ")
+
+
+@pytest.mark.parametrize("protocol", ["imap", "smtp"])
+def test_mail_login_is_let_in_when_it_is_gssapi(wine_python, mailer, realm, ticket,
+                                                protocol):
+    port = mailer.port if protocol == "imap" else mailer.smtp_port
+    said = wine_python(WRAP + """\
+import mail_login
+command = [%r, "localhost", "%d"]
+run(mail_login, secur32(), *command)
+run(mail_login, secur32(), *command, "--spn", "imap/nowhere")
+""" % (protocol, port), ticket(realm))
+    good, *_, bad = said.splitlines()
+    assert good == "localhost lets us in", said
+    assert bad.startswith("said: mail_login: InitializeSecurityContextW: ")
