@@ -287,15 +287,14 @@ def authenticate(
     """
     _check_target(target)
     _check_credential(identity, package, allow_ntlm)
-    backend = _backend(secur32)
+    shared = _SharedHandle(_backend(secur32))  # by the context alone
 
     def acquire(context: "Context") -> "_SharedHandle":
-        with Credential(
-            identity, package=package, allow_ntlm=allow_ntlm, secur32=backend
-        ) as credential:
-            return credential._join(context)  # closed here, freed by the context
+        shared.join(context._owned)
+        shared.acquire(package, identity, allow_ntlm)
+        return shared
 
-    context = Context(backend, target, package)
+    context = Context(shared.secur32, target, package)
     return _begin(context, acquire, flags, require, channel_bindings, allow_ntlm)
 
 
@@ -347,16 +346,11 @@ class Credential:
         self.package = package
         self._allow_ntlm = allow_ntlm
         self._shared = _SharedHandle(_backend(secur32))
-        self._expiry = 0
         self._owned: "Owned" = [[]]
-        _watch(self, _release_forgotten, self._owned, "a Credential")
-        shared = self._shared
-        package_list = None if allow_ntlm or not _is(package, NEGOTIATE) else "!ntlm"
+        _watch(self, self._owned, "a Credential was never closed")
         try:
-            shared.join(self._owned)
-            self._expiry = _acquire(
-                shared.secur32, shared.handle, package, identity, package_list
-            )
+            self._shared.join(self._owned)
+            self._shared.acquire(package, identity, allow_ntlm)
         except BaseException as reason:
             self.close()
             _note(reason, package)
@@ -390,7 +384,7 @@ class Credential:
     @property
     def expires(self) -> "Optional[datetime]":
         """When it expires [local time], None for never or not told."""
-        return _local_time(self._expiry)
+        return _local_time(self._shared.expiry)
 
     def close(self) -> None:
         """Let go of the handle; closing twice is closing once."""
@@ -432,7 +426,7 @@ def _begin(
     if flags & ISC_REQ.DELEGATE.value:
         flags |= ISC_REQ.MUTUAL_AUTH.value  # else the delegate may be anybody
     flow = _flow(context, join, flags, require, channel_bindings, allow_ntlm)
-    _watch(flow, _abandon, context)
+    context._watch_flow(flow)
     return flow
 
 
@@ -456,11 +450,10 @@ def _flow(
                 context._check_granted(require)
                 if token:
                     yield Token(token, final=True)
-                context._established = True
                 return context  # and with it everything that it owns
             reply = _checked_reply((yield Token(token, final=False)), token)
     except BaseException as reason:  # GeneratorExit and KeyboardInterrupt too
-        context.close()
+        context._abandon()
         _note(reason, context.requested_package, context.target, leg or None)
         if isinstance(reason, SspiError) and not allow_ntlm:
             reason.token = b"" if _NTLMSSP in reason.token else reason.token
@@ -720,11 +713,10 @@ class Context:
         self._secur32 = secur32
         self._handle = _no_handle()
         self._attributes = self._expiry = 0
-        self._established = False
         self._sent = self._received = 0  # messages, each way
         self._layout: "Optional[Tuple[bool, int, int, int]]" = None
         self._owned: "Owned" = [[]]  # what close() calls, the last first
-        _watch(self, _release_forgotten, self._owned, "a Context")
+        _watch(self, self._owned, "a Context was never closed, or " + _DROPPED)
 
     @property
     def package(self) -> str:
@@ -817,6 +809,17 @@ class Context:
     def close(self) -> None:
         """Give everything back; closing twice is closing once."""
         _release(self._owned)
+
+    def _watch_flow(self, flow: "Flow") -> None:
+        import weakref
+
+        self._flow = weakref.ref(flow)
+
+    def _abandon(self) -> None:
+        """Close, and complain if nobody has closed the flow: it was dropped."""
+        if self._flow() is None:
+            _release_forgotten(self._owned, _DROPPED)
+        self.close()
 
     def _do(self, step: "Callable[..., T]", *facts: "Any") -> "T":
         """Make one step on our handle; an error learns package and target."""
@@ -917,6 +920,7 @@ class _SharedHandle:
     def __init__(self, secur32: "Any") -> None:
         self.secur32 = secur32
         self.handle = _no_handle()
+        self.expiry = 0
         self._users: "Dict[int, Owned]" = {}
         handle = self.handle
         self._owned: "Owned" = [[lambda: _free_credential(secur32, handle)]]
@@ -925,22 +929,28 @@ class _SharedHandle:
         owned[0].append(lambda: self._leave(id(owned)))
         self._users[id(owned)] = owned
 
+    def acquire(
+        self, package: str, identity: "Optional[Identity]", allow_ntlm: bool
+    ) -> None:
+        package_list = None if allow_ntlm or not _is(package, NEGOTIATE) else "!ntlm"
+        self.expiry = _acquire(
+            self.secur32, self.handle, package, identity, package_list
+        )
+
     def _leave(self, user: int) -> None:
         self._users.pop(user, None)
         if not self._users:
             _release(self._owned)
 
 
-def _watch(thing: object, forgotten: "Callable[..., None]", *facts: object) -> None:
-    """Call forgotten(*facts) when *thing* goes away, or at exit at the latest."""
+_DROPPED = "a flow was dropped in the middle of its handshake"
+
+
+def _watch(thing: object, owned: "Owned", what: str) -> None:
+    """Release *owned* when *thing* goes away, or at exit at the latest."""
     import weakref  # not at the top: importing us would take a tenth longer
 
-    weakref.finalize(thing, forgotten, *facts)
-
-
-def _abandon(context: Context) -> None:
-    if not context._established:
-        _release_forgotten(context._owned, "a flow in the middle of its handshake")
+    weakref.finalize(thing, _release_forgotten, owned, what)
 
 
 def _release_forgotten(owned: "Owned", what: str) -> None:
@@ -948,7 +958,7 @@ def _release_forgotten(owned: "Owned", what: str) -> None:
         _release(owned)
         import warnings
 
-        warnings.warn(f"sspi_client: {what} was never closed", ResourceWarning, 2)
+        warnings.warn(f"sspi_client: {what}", ResourceWarning, 2)
 
 
 def _release(owned: "Owned") -> None:
