@@ -242,8 +242,6 @@ def _note(
     """Tell an SspiError what was going on; other exceptions pass as they are."""
     if isinstance(reason, SspiError) and reason.package is None:
         reason.package, reason.target, reason.leg = package, target, leg
-    elif isinstance(reason, SspiError) and reason.target is None:
-        reason.target = target  # it came from acquiring, which knows no target
 
 
 def _is(package: str, known: str) -> bool:

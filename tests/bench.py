@@ -13,8 +13,11 @@ All contenders take turns in one run, round after round. The table shows medians
 and the median of the ratios of each round, so that a busy machine disturbs both
 sides alike. Ratios are ours to theirs: below 1 we are faster.
 
-The peer's answer is played back: an NTLM CHALLENGE of FakeServer, and Kerberos
-without mutual authentication, which needs none. So only the client is timed.
+A first leg, and NTLM's handshake, has the client alone in it: NTLM's CHALLENGE is
+FakeServer's and played back, and Kerberos without mutual authentication needs no
+answer. Kerberos' handshake is mutual, over a connection of its own to an acceptor
+of MIT's library (lab/gss_acceptor.py), and that is timed with it: all contenders
+reach it through the same few lines of C.
 """
 
 import argparse
@@ -39,6 +42,7 @@ VERSION = "3.13"  # of the Windows CPython
 TARGET = "HTTP/localhost"
 KDC_DELAY = 0.2  # [s]
 ONE_LEG = 0x0001001C  # DEFAULT_FLAGS without MUTUAL_AUTH: Kerberos in one leg
+MUTUAL = 0x0001001E  # DEFAULT_FLAGS
 PASSWORD = "Secret123!"
 OURS = "sspi_client"
 
@@ -145,7 +149,7 @@ def fake_handshakes(rows, rounds):
         server = sspi_client.FakeServer(domain)
         sspi_client.drive(credential.authenticate("HTTP/web"), server.accept).close()
 
-    contenders = {OURS: ours}
+    contenders = {OURS: repeated(ours)}
     with tempfile.TemporaryDirectory() as folder:
         users = Path(folder) / "users"
         users.write_text(f"CORP:alice:{PASSWORD}\n")
@@ -169,32 +173,40 @@ def fake_handshakes(rows, rounds):
                 if not (client.complete and server.complete):
                     raise AssertionError("no handshake")
 
-            contenders["pyspnego"] = theirs
+            contenders["pyspnego"] = repeated(theirs)
         times = in_turns(contenders, rounds, 20)
     credential.close()
     fake.assert_clean()
     rows.add("NTLMv2 handshake, both sides", "ms", scaled(times, 1e3))
 
 
+def repeated(job):
+    """Return a contender: a function of how many times, that returns the time [s]."""
+
+    def run(times):
+        start = time.perf_counter()
+        for _ in range(times):
+            job()
+        return time.perf_counter() - start
+
+    return run
+
+
 def in_turns(contenders, rounds, times):
-    """Return contender -> [s] for one call, round by round."""
+    """Return contender -> [s] for one job, round by round."""
     found = {}
-    for name, job in list(contenders.items()):
+    for name, run in contenders.items():
         try:
-            job()  # warm; and whoever cannot do it is out
+            run(1)  # warm; and whoever cannot do it is out
             found[name] = []
         except Exception as problem:
             found[name] = f"{type(problem).__name__}: {problem}"
-    for number in range(rounds):
-        names = [name for name in found if isinstance(found[name], list)]
-        if not names:
-            break
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            job = contenders[name]
-            start = time.perf_counter()
-            for _ in range(times):
-                job()
-            found[name].append((time.perf_counter() - start) / times)
+    names = [name for name in found if isinstance(found[name], list)]
+    for number in range(rounds if names else 0):
+        at = number // 2 % len(names)
+        # There and back again, so that nobody always comes behind the same one.
+        for name in (names[at:] + names[:at])[:: -1 if number % 2 else 1]:
+            found[name].append(contenders[name](times) / times)
     return found
 
 
@@ -267,7 +279,8 @@ def on_wine(stack, rows):
     if compiler:
         loop = folder / "bench_loop.dll"
         source = str(HERE / "bench_loop.c")
-        command = [compiler, "-O2", "-shared", "-o", str(loop), source, "-lsecur32"]
+        command = [compiler, "-O2", "-shared", "-o", str(loop), source, "-lsecur32",
+                   "-lws2_32"]  # fmt: skip
         subprocess.run(command, check=True)
         run.loop = windows.windows_path(loop)
     return run
@@ -286,7 +299,9 @@ def measure_windows(rows, run, stack, quick):
     if run.loop is None:
         rows.note("no mingw compiler, so no loop in C")
     rounds = 5 if quick else 21
-    rows.add("NTLM handshake", "ms", scaled(work("ntlm", rounds=rounds, times=3), 1e3))
+    for name, first in (("NTLM first leg", True), ("NTLM handshake", False)):
+        found = work("ntlm", rounds=2 * rounds, times=4, first=first)
+        rows.add(name, "ms", scaled(found, 1e3))
     for name, unit, scale, facts in (
         ("sign 32 bytes", "us", 1e6, {"size": 32, "sign": True, "times": 500}),
         ("seal 64 KiB", "us", 1e6, {"size": 65536, "times": 40}),
@@ -305,9 +320,13 @@ def measure_windows(rows, run, stack, quick):
     work("kerberos", env, rounds=1, times=1)  # the ticket for TARGET
     times = 10 if quick else 40
     found = work("kerberos", env, rounds=2 * rounds, times=times)
-    rows.add("Kerberos handshake", "us", scaled(found, 1e6))
+    rows.add("Kerberos first leg", "us", scaled(found, 1e6))
     found = work("leg", env, rounds=2 * rounds, times=times)
     rows.add("Kerberos leg, shared credential", "us", scaled(found, 1e6))
+    port = servers.free_port()
+    with servers.acceptor(folder / "acceptor", realm, port, "krb5"):
+        found = work("kerberos", env, rounds=2 * rounds, times=times, port=port)
+    rows.add("Kerberos handshake", "us", scaled(found, 1e6))
     start_up(rows, run, env, 3 if quick else 11)
     count = 100 if quick else 1000
     memory = {}
@@ -505,6 +524,12 @@ class Loop:
             )
             ctypes.c_int.in_dll(self.dll, "on_wine").value = self.on_wine
             self.dll.handshakes.restype = self.dll.protect.restype = ctypes.c_double
+            self.dll.dial.restype = ctypes.c_size_t
+            self.dll.hang_up.argtypes = (ctypes.c_size_t,)
+            self.dll.exchange.argtypes = (
+                ctypes.c_size_t, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_void_p
+            )  # fmt: skip
+            self.room = (ctypes.c_char * 12000)()  # bench_loop.c, LONGEST
         server = sspi_client.FakeServer(sspi_client.FakeDomain("LAB", {}))
         flow = sspi_client.authenticate(
             TARGET, sspi_client.Identity("alice", PASSWORD, "LAB"), package="NTLM"
@@ -520,16 +545,37 @@ class Loop:
             setattr(self.identity, field, ctypes.addressof(wide))
             setattr(self.identity, field + "Length", len(text))
 
-    def handshakes(self, package, shared, times):
-        ntlm = package == "NTLM"
+    def handshakes(
+        self, package, times, flags=ONE_LEG, reply=None, port=0, shared=False
+    ):
+        """Return the time [s] of so many handshakes in C."""
+        identity = ctypes.byref(self.identity) if package == "NTLM" else None
         took = self.dll.handshakes(
-            ctypes.c_wchar_p(package), ctypes.c_wchar_p(TARGET),
-            ctypes.byref(self.identity) if ntlm else None,
-            self.challenge if ntlm else None, len(self.challenge), int(shared), times,
+            ctypes.c_wchar_p(package), ctypes.c_wchar_p(TARGET), identity, flags,
+            reply, len(reply or b""), port, int(shared), times,
         )  # fmt: skip
         if took < 0:
             raise OSError(f"status {int(took) & 0xFFFFFFFF:#x}")
         return took
+
+    @contextlib.contextmanager
+    def line(self, port):
+        """Yield exchange(token) -> reply, over a connection to *port*; 0: no answer."""
+        if not port:
+            yield lambda token: None
+            return
+        link, room = self.dll.dial(port), self.room
+
+        def exchange(token):
+            length = self.dll.exchange(link, token, len(token), room)
+            if length < 0:
+                raise OSError("the acceptor has gone")
+            return room[:length]
+
+        try:
+            yield exchange
+        finally:
+            self.dll.hang_up(link)
 
     def secur32(self):
         """Return secur32=; on Wine the loop's way around what Kerberos lacks there."""
@@ -542,24 +588,46 @@ class Loop:
                 setattr(bound, ours, function)
         return bound
 
-    def add_to(self, contenders, job):
+    def add_to(self, contenders, run):
         if self.dll:
-            contenders["C"] = job
+            contenders["C"] = run
 
 
-def task_kerberos(loop, rounds, times):
-    module, secur32 = loop.module, loop.secur32()
+def task_kerberos(loop, rounds, times, port=0):
+    """The first leg of who is logged on; with *port* the whole handshake."""
+    module, secur32, flags = loop.module, loop.secur32(), MUTUAL if port else ONE_LEG
 
     def ours():
         flow = module.authenticate(
-            TARGET, package="Kerberos", flags=ONE_LEG, secur32=secur32
+            TARGET, package="Kerberos", flags=flags, secur32=secur32
         )
-        module.drive(flow, lambda token: None).close()
+        with loop.line(port) as exchange:
+            context = module.drive(flow, exchange)
+        context.close()
 
-    contenders = {OURS: ours}
-    loop.add_to(contenders, lambda: loop.handshakes("Kerberos", False, 1))
-    contenders.update(peer_handshakes())
+    contenders = {OURS: repeated(ours)}
+    loop.add_to(
+        contenders, lambda times: loop.handshakes("Kerberos", times, flags, port=port)
+    )
+    if port:
+        with contextlib.suppress(ImportError):
+            import sspi
+
+            contenders["pywin32"] = repeated(lambda: pywin32_kerberos(sspi, loop, port))
+    else:
+        contenders.update({name: repeated(job) for name, job in peer_jobs().items()})
     return in_turns(contenders, rounds, times)
+
+
+def pywin32_kerberos(sspi, loop, port):
+    auth = sspi.ClientAuth("Kerberos", targetspn=TARGET, scflags=MUTUAL)
+    with loop.line(port) as exchange:
+        reply = None
+        while True:
+            status, output = auth.authorize(reply)
+            if not status:
+                return
+            reply = exchange(output[0].Buffer)
 
 
 def task_leg(loop, rounds, times):
@@ -571,22 +639,14 @@ def task_leg(loop, rounds, times):
             flow = credential.authenticate(TARGET, flags=ONE_LEG)
             module.drive(flow, lambda token: None).close()
 
-        contenders = {OURS: ours}
-        # Ten in one go, so that our call of the loop does not count.
-        loop.add_to(contenders, lambda: loop.handshakes("Kerberos", True, 1))
-        found = in_turns(contenders, 1, 1)
-        if isinstance(found.get("C"), list):
-            found = {OURS: [], "C": []}
-            for _ in range(rounds):
-                start = time.perf_counter()
-                for _ in range(times):
-                    ours()
-                found[OURS].append((time.perf_counter() - start) / times)
-                found["C"].append(loop.handshakes("Kerberos", True, times) / times)
-        return found
+        contenders = {OURS: repeated(ours)}
+        loop.add_to(
+            contenders, lambda times: loop.handshakes("Kerberos", times, shared=True)
+        )
+        return in_turns(contenders, rounds, times)
 
 
-def peer_handshakes():
+def peer_jobs():
     """Return peer -> a function that makes a Kerberos token and frees everything."""
     jobs = {}
     with contextlib.suppress(ImportError):
@@ -626,40 +686,53 @@ def peer_handshakes():
     return jobs
 
 
-def task_ntlm(loop, rounds, times):
+def task_ntlm(loop, rounds, times, first):
     module = loop.module
     identity = module.Identity("alice", PASSWORD, "LAB")
 
     def ours():
         flow = module.authenticate(TARGET, identity, package="NTLM", flags=ONE_LEG)
-        module.drive(flow, lambda token: loop.challenge).close()
+        if first:
+            next(flow)
+            flow.close()
+        else:
+            module.drive(flow, lambda token: loop.challenge).close()
 
-    contenders = {OURS: ours}
-    loop.add_to(contenders, lambda: loop.handshakes("NTLM", False, 1))
-    contenders["pywin32"] = lambda: pywin32_ntlm(loop)
-    if not loop.on_wine:
-        contenders["sspilib"] = lambda: sspilib_ntlm(loop)
+    contenders = {OURS: repeated(ours)}
+    reply = None if first else loop.challenge
+    loop.add_to(contenders, lambda times: loop.handshakes("NTLM", times, reply=reply))
+    with contextlib.suppress(ImportError):
+        import sspi  # noqa: F401  whether it is there
+
+        contenders["pywin32"] = repeated(lambda: pywin32_ntlm(loop, first))
+    with contextlib.suppress(ImportError):
+        if not loop.on_wine:
+            import sspilib  # noqa: F401
+
+            contenders["sspilib"] = repeated(lambda: sspilib_ntlm(loop, first))
     return in_turns(contenders, rounds, times)
 
 
-def pywin32_ntlm(loop):
+def pywin32_ntlm(loop, first=False):
     import sspi
 
     auth = sspi.ClientAuth(
         "NTLM", auth_info=("alice", "LAB", PASSWORD), targetspn=TARGET, scflags=ONE_LEG
     )
     auth.authorize(None)
-    auth.authorize(loop.challenge)
+    if not first:
+        auth.authorize(loop.challenge)
     return auth
 
 
-def sspilib_ntlm(loop):
+def sspilib_ntlm(loop, first=False):
     import sspilib
 
     credential = sspilib.UserCredential("alice", PASSWORD, "LAB", protocol="NTLM")
     context = sspilib.ClientSecurityContext(credential, TARGET, ONE_LEG)
     context.step()
-    context.step(in_token=loop.challenge)
+    if not first:
+        context.step(in_token=loop.challenge)
     return context
 
 
@@ -668,42 +741,31 @@ def task_protect(loop, rounds, times, size, sign=False):
     flow = module.authenticate(
         TARGET, module.Identity("alice", PASSWORD, "LAB"), package="NTLM"
     )
-    found = {}
     with module.drive(flow, lambda token: loop.challenge) as context:
         protect = context.sign if sign else context.seal
-        contenders = {OURS: lambda: protect(text)}
+        contenders = {OURS: repeated(lambda: protect(text))}
         with contextlib.suppress(ImportError):
             auth = pywin32_ntlm(loop)
             theirs = auth.sign if sign else auth.encrypt
-            contenders["pywin32"] = lambda: theirs(text)
+            contenders["pywin32"] = repeated(lambda: theirs(text))
         with contextlib.suppress(ImportError):
             if not loop.on_wine:  # it passes ..._EXW, which crashes there
                 peer = sspilib_ntlm(loop)
                 protected = peer.sign if sign else peer.wrap
-                contenders["sspilib"] = lambda: protected(text)
-        found = {name: [] for name in contenders}
+                contenders["sspilib"] = repeated(lambda: protected(text))
         if loop.dll and loop.dll.establish(
-            ctypes.c_wchar_p(TARGET), ctypes.byref(loop.identity), loop.challenge,
-            len(loop.challenge),
+            ctypes.c_wchar_p(TARGET), ctypes.byref(loop.identity), ONE_LEG,
+            loop.challenge, len(loop.challenge),
         ) >= 0:  # fmt: skip
-            found["C"] = []
-        for number in range(rounds):
-            names = list(found)
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                if name == "C":
-                    took = loop.dll.protect(text, size, int(not sign), 1, times)
-                else:
-                    job, start = contenders[name], time.perf_counter()
-                    for _ in range(times):
-                        job()
-                    took = time.perf_counter() - start
-                found[name].append(took / times)
-    return found
+            contenders["C"] = lambda times: loop.dll.protect(
+                text, size, int(not sign), 1, times
+            )
+        return in_turns(contenders, rounds, times)
 
 
 def task_memory(loop, peer, times):
     """Return the working set after *times* handshakes, and its growth [bytes]."""
-    module, secur32, jobs = loop.module, loop.secur32(), peer_handshakes()
+    module, secur32, jobs = loop.module, loop.secur32(), peer_jobs()
 
     def ours():
         flow = module.authenticate(
