@@ -1696,7 +1696,10 @@ def _backend(secur32: "Any") -> "Any":
 
 
 class Secur32:
-    """The functions of secur32.dll, bound from the prototypes of section 10."""
+    """The functions of secur32.dll, each bound from its prototype (section 10) when
+    it is first asked for: a flow needs five, and binding is most of the work here."""
+
+    _dll: "Any"
 
     def __init__(self) -> None:
         if sys.platform != "win32":
@@ -1707,11 +1710,15 @@ class Secur32:
         # Private, never ctypes.windll: its argtypes are shared by the process.
         # 0x800 is LOAD_LIBRARY_SEARCH_SYSTEM32: a secur32.dll that lies beside
         # the script or in the working directory is not looked at.
-        dll = ctypes.WinDLL("secur32.dll", winmode=0x800)
-        for name, (restype, *argtypes) in PROTOTYPES.items():
-            function = getattr(dll, name)
-            function.restype, function.argtypes = restype, argtypes
-            setattr(self, name, function)
+        self._dll = ctypes.WinDLL("secur32.dll", winmode=0x800)
+
+    def __getattr__(self, name: str) -> "Any":
+        if name not in PROTOTYPES:
+            raise AttributeError(name)
+        function = self._dll[name]  # a new one each time: no thread sees it half bound
+        function.restype, *function.argtypes = PROTOTYPES[name]
+        setattr(self, name, function)
+        return function
 
 
 # -- 10. The ABI ---------------------------------------------------------------

@@ -523,6 +523,8 @@ class Loop:
                 ctypes.WinDLL("ntdll.dll", winmode=0x800), "wine_get_version"
             )
             ctypes.c_int.in_dll(self.dll, "on_wine").value = self.on_wine
+            if self.on_wine:
+                self.go_around()
             self.dll.handshakes.restype = self.dll.protect.restype = ctypes.c_double
             self.dll.dial.restype = ctypes.c_size_t
             self.dll.hang_up.argtypes = (ctypes.c_size_t,)
@@ -577,16 +579,20 @@ class Loop:
         finally:
             self.dll.hang_up(link)
 
-    def secur32(self):
-        """Return secur32=; on Wine the loop's way around what Kerberos lacks there."""
-        bound = self.module.Secur32()
-        if self.on_wine:
-            for ours, theirs in _AROUND:
-                restype, *argtypes = self.module.PROTOTYPES[ours]
-                function = getattr(self.dll, theirs)
-                function.restype, function.argtypes = restype, argtypes
-                setattr(bound, ours, function)
-        return bound
+    def go_around(self):
+        """Let the loop's functions make up for what Wine's Kerberos lacks, in a
+        Secur32 that is made and bound for each authenticate(), as always."""
+        around = {}
+        for ours, theirs in _AROUND:
+            function = around[ours] = getattr(self.dll, theirs)
+            function.restype, *function.argtypes = self.module.PROTOTYPES[ours]
+
+        class Around(self.module.Secur32):
+            def __init__(self):
+                super().__init__()
+                vars(self).update(around)
+
+        self.module.Secur32 = Around
 
     def add_to(self, contenders, run):
         if self.dll:
@@ -595,12 +601,10 @@ class Loop:
 
 def task_kerberos(loop, rounds, times, port=0):
     """The first leg of who is logged on; with *port* the whole handshake."""
-    module, secur32, flags = loop.module, loop.secur32(), MUTUAL if port else ONE_LEG
+    module, flags = loop.module, MUTUAL if port else ONE_LEG
 
     def ours():
-        flow = module.authenticate(
-            TARGET, package="Kerberos", flags=flags, secur32=secur32
-        )
+        flow = module.authenticate(TARGET, package="Kerberos", flags=flags)
         with loop.line(port) as exchange:
             context = module.drive(flow, exchange)
         context.close()
@@ -633,7 +637,7 @@ def pywin32_kerberos(sspi, loop, port):
 def task_leg(loop, rounds, times):
     """One leg on a shared credential: what a connection of a pool costs."""
     module = loop.module
-    with module.Credential(package="Kerberos", secur32=loop.secur32()) as credential:
+    with module.Credential(package="Kerberos") as credential:
 
         def ours():
             flow = credential.authenticate(TARGET, flags=ONE_LEG)
@@ -765,12 +769,10 @@ def task_protect(loop, rounds, times, size, sign=False):
 
 def task_memory(loop, peer, times):
     """Return the working set after *times* handshakes, and its growth [bytes]."""
-    module, secur32, jobs = loop.module, loop.secur32(), peer_jobs()
+    module, jobs = loop.module, peer_jobs()
 
     def ours():
-        flow = module.authenticate(
-            TARGET, package="Kerberos", flags=ONE_LEG, secur32=secur32
-        )
+        flow = module.authenticate(TARGET, package="Kerberos", flags=ONE_LEG)
         module.drive(flow, lambda token: None).close()
 
     job = ours if peer == OURS else jobs.get(peer)
@@ -803,12 +805,10 @@ def working_set():
 
 def task_threads(loop, peer):
     """Return the wall time of one thread and of eight, each with its own service."""
-    module, secur32 = loop.module, loop.secur32()
+    module = loop.module
 
     def ours(target):
-        flow = module.authenticate(
-            target, package="Kerberos", flags=ONE_LEG, secur32=secur32
-        )
+        flow = module.authenticate(target, package="Kerberos", flags=ONE_LEG)
         module.drive(flow, lambda token: None).close()
 
     def pywin32(target):

@@ -384,7 +384,10 @@ def test_module_uses_no_type_whose_width_depends_on_the_platform(name):
 def dll(mocker):
     """Where secur32.dll would come from; `dll.return_value` is the DLL."""
     mocker.patch.object(sspi_client.sys, "platform", "win32")
-    return mocker.patch.object(sspi_client.ctypes, "WinDLL", create=True)
+    loaded = {name: mocker.Mock() for name in sspi_client.PROTOTYPES}
+    return mocker.patch.object(
+        sspi_client.ctypes, "WinDLL", create=True, return_value=loaded
+    )
 
 
 def test_dll_is_loaded_from_the_system_folder_alone(dll):
@@ -402,4 +405,11 @@ def test_dll_function_is_bound_with_its_types(dll, name):
 def test_dll_functions_are_the_dlls_own(dll):
     secur32 = sspi_client.Secur32()
     loaded = dll.return_value
-    assert secur32.FreeContextBuffer is loaded.FreeContextBuffer
+    assert secur32.FreeContextBuffer is loaded["FreeContextBuffer"]
+    loaded.clear()
+    assert secur32.FreeContextBuffer is secur32.FreeContextBuffer  # bound once
+
+
+def test_dll_is_asked_for_nothing_but_the_prototypes(dll):
+    dll.return_value["AcceptSecurityContext"] = print
+    assert not hasattr(sspi_client.Secur32(), "AcceptSecurityContext")
