@@ -1315,10 +1315,10 @@ def _encrypt_message(
     _check_size(trailer + length + block, length)
     # CPython shares its empty and one-byte bytes objects: ours has two at least.
     text = b"".join((view, bytes(max(block, 2 - length, 0))))
-    address: Any = ctypes.cast(ctypes.c_char_p(text), PVOID).value
-    token, token_address, _ = _room(trailer, b"")
+    address: Any = PVOID.from_buffer(ctypes.c_char_p(text)).value  # half of a cast()
+    token = ctypes.create_string_buffer(trailer)
     parts = [
-        (trailer, SECBUFFER_TOKEN, token_address),
+        (trailer, SECBUFFER_TOKEN, addressof(token)),
         (length, SECBUFFER_DATA, address),
     ]
     if block:
@@ -1330,7 +1330,7 @@ def _encrypt_message(
     cipher = text if used == len(text) else text[:used]
     if block:
         cipher += text[length : length + buffers[2].cbBuffer]
-    return bytes(token[: buffers[0].cbBuffer]), cipher
+    return token.raw[: buffers[0].cbBuffer], cipher
 
 
 def _open_message(

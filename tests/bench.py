@@ -232,7 +232,7 @@ def on_windows():
         )  # fmt: skip
         return done.stdout, done.stderr
 
-    run.script, run.loop = str(Path(__file__)), None
+    run.script, run.loop, run.path = str(Path(__file__)), None, [str(ROOT)]
     return run
 
 
@@ -265,16 +265,16 @@ def on_wine(stack, rows):
     shutil.copy(str(ROOT / "sspi_client.py"), str(folder))
     python.run(["-m", "compileall", "-q", windows.windows_path(folder)])
     path = [folder, peers, peers / "win32", peers / "win32" / "lib"]
-    path = ";".join(map(windows.windows_path, path))
+    path = [windows.windows_path(each) for each in path]
 
     def run(arguments, env=None):
-        env = {"PYTHONPATH": path, **(env or {})}
+        env = {"PYTHONPATH": ";".join(path), **(env or {})}
         done = python.run(arguments, env=env, timeout=300)
         return done.stdout, done.stderr
 
     rows.note(f"on {windows._wine_version()}, CPython {VERSION}, peers: " + ", ".join(
         sorted(found.name[:-10] for found in peers.glob("*.dist-info"))))  # fmt: skip
-    run.script, run.loop = windows.windows_path(__file__), None
+    run.script, run.loop, run.path = windows.windows_path(__file__), None, path
     compiler = shutil.which("x86_64-w64-mingw32-gcc")
     if compiler:
         loop = folder / "bench_loop.dll"
@@ -357,12 +357,16 @@ def start_realm(stack):
 
 
 def start_up(rows, run, env, rounds):
-    """Whole processes: import alone (timed inside), and start to first token."""
-    imports, tokens = {}, {}
+    """Whole processes: import alone (timed inside), and start to first token.
+
+    All lie behind the standard library on sys.path, as in site-packages: before it
+    they would slow each import of a standard module.
+    """
+    imports, tokens, env = {}, {}, {**env, "PYTHONPATH": ""}
     for number in range(rounds + 1):
         for peer in (OURS, *PEERS):
             code = f"{_START}\n{FIRST_TOKEN[peer]}\n{_END}"
-            code = code.replace("LOOP", repr(run.loop))
+            code = code.replace("LOOP", repr(run.loop)).replace("PATH", repr(run.path))
             start = time.perf_counter()
             output, errors = run(["-c", code], env)
             took = time.perf_counter() - start
@@ -410,7 +414,8 @@ FIRST_TOKEN = {
     "token = winkerberos.authGSSClientResponse(context)",
 }
 _START = """\
-import time
+import sys, time
+sys.path += PATH
 start = time.perf_counter()
 def MARK():
     print("took", time.perf_counter() - start, flush=True)
