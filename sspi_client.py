@@ -23,7 +23,7 @@ What it promises:
   tells when SSPI needs no answer to it.
 - Whatever happens (return, error, close(), throw(), a flow that is dropped),
   each handle and each buffer is given back once, the context first. Ctrl-C
-  between two lines of the freeing itself may lose one; none is freed twice.
+  in the midst of the freeing may lose what it was freeing; nothing is freed twice.
 - A password lives in one buffer of ours and is wiped before the call that
   needed it returns. Neither passwords nor tokens enter a message or a repr.
 - An error says which function refused, its symbolic name, the package, the
@@ -287,8 +287,8 @@ def authenticate(
     _check_credential(identity, package, allow_ntlm)
     shared = _SharedHandle(_backend(secur32))  # by the context alone
 
-    def acquire(context: "Context") -> "_SharedHandle":
-        shared.join(context._owned)
+    def acquire(owned: "Owned") -> "_SharedHandle":
+        shared.join(owned)
         shared.acquire(package, identity, allow_ntlm)
         return shared
 
@@ -376,8 +376,12 @@ class Credential:
     @property
     def user(self) -> str:
         """Who this is, as SSPI tells it: "CORP\\alice". Raises: SspiError."""
-        self._check_open()
-        return _credential_user(self._shared.secur32, self._shared.handle)
+        owned: Owned = [[]]
+        try:
+            shared = self._join(owned)  # or somebody may close it meanwhile
+            return _credential_user(shared.secur32, shared.handle)
+        finally:
+            _release(owned)
 
     @property
     def expires(self) -> "Optional[datetime]":
@@ -392,10 +396,10 @@ class Credential:
         if not self._owned:
             raise RuntimeError("this Credential is closed")
 
-    def _join(self, context: "Context") -> "_SharedHandle":
+    def _join(self, owned: "Owned") -> "_SharedHandle":
         # Join first and look afterwards: whoever closes in between then leaves
         # the freeing to us, and no lock is needed.
-        self._shared.join(context._owned)
+        self._shared.join(owned)
         self._check_open()
         return self._shared
 
@@ -411,7 +415,7 @@ class Credential:
 
 def _begin(
     context: "Context",
-    join: "Callable[[Context], _SharedHandle]",
+    join: "Callable[[Owned], _SharedHandle]",
     flags: int,
     require: int,
     channel_bindings: "Optional[bytes]",
@@ -430,7 +434,7 @@ def _begin(
 
 def _flow(
     context: "Context",
-    join: "Callable[[Context], _SharedHandle]",
+    join: "Callable[[Owned], _SharedHandle]",
     flags: int,
     require: int,
     channel_bindings: "Optional[bytes]",
@@ -438,7 +442,7 @@ def _flow(
 ) -> "Flow":
     leg, reply = 0, None
     try:
-        credential = join(context)
+        credential = join(context._owned)
         while True:
             leg += 1
             done, token = context._step(credential, flags, reply, channel_bindings)
@@ -1226,19 +1230,22 @@ def _acquire(
     expiry = TimeStamp()
     auth, memory = _lay_out_identity(identity, package_list)
     try:
-        _write_units(memory, identity, package_list)
-        status = secur32.AcquireCredentialsHandleW(
-            None,  # pszPrincipal
-            _wide(package),
-            SECPKG_CRED_OUTBOUND,
-            None,  # pvLogonId
-            None if auth is None else byref(auth),
-            None,  # pGetKeyFn
-            None,  # pvGetKeyArgument
-            byref(handle),
-            byref(expiry),
-        )
-    finally:
+        try:
+            _write_units(memory, identity, package_list)
+            status = secur32.AcquireCredentialsHandleW(
+                None,  # pszPrincipal
+                _wide(package),
+                SECPKG_CRED_OUTBOUND,
+                None,  # pvLogonId
+                None if auth is None else byref(auth),
+                None,  # pGetKeyFn
+                None,  # pvGetKeyArgument
+                byref(handle),
+                byref(expiry),
+            )
+        finally:
+            memset(memory, 0, sizeof(memory))
+    finally:  # once more: Ctrl-C may have come just before
         memset(memory, 0, sizeof(memory))
     if status != SEC_E_OK:
         _invalidate(handle)
@@ -1697,7 +1704,8 @@ def _backend(secur32: "Any") -> "Any":
 
 class Secur32:
     """The functions of secur32.dll, each bound from its prototype (section 10) when
-    it is first asked for: a flow needs five, and binding is most of the work here."""
+    it is first asked for: a flow needs five, and binding is most of the work here.
+    Those that give back are there before anything is taken."""
 
     _dll: "Any"
 
@@ -1711,6 +1719,8 @@ class Secur32:
         # 0x800 is LOAD_LIBRARY_SEARCH_SYSTEM32: a secur32.dll that lies beside
         # the script or in the working directory is not looked at.
         self._dll = ctypes.WinDLL("secur32.dll", winmode=0x800)
+        for name in _RELEASES:
+            getattr(self, name)
 
     def __getattr__(self, name: str) -> "Any":
         if name not in PROTOTYPES:
@@ -1841,6 +1851,9 @@ PSecBufferDesc = POINTER(SecBufferDesc)
 PTimeStamp = POINTER(TimeStamp)
 PSecPkgInfoW = POINTER(SecPkgInfoW)
 PPSecPkgInfoW = POINTER(PSecPkgInfoW)
+
+#: What gives back.
+_RELEASES = ("FreeCredentialsHandle", "DeleteSecurityContext", "FreeContextBuffer")
 
 #: name -> (restype, *argtypes), gathered from the stubs below.
 PROTOTYPES: "Dict[str, Tuple[Any, ...]]" = {}
@@ -2245,7 +2258,7 @@ def _machine_facts(backend: "Any") -> "Dict[str, Any]":
 def _first_leg(credential: Credential, target: str) -> "Dict[str, Any]":
     """Make the first token and describe it; it goes nowhere."""
     with Context(credential._shared.secur32, target, credential.package) as context:
-        shared = credential._join(context)
+        shared = credential._join(context._owned)
         try:
             _, token = context._step(shared, DEFAULT_FLAGS.value, None, None)
         except SspiError as refused:
@@ -2478,7 +2491,7 @@ class FakeSecur32:
         self._dead: "List[Any]" = []  # the last of what is gone, kept to know it again
         self._serials = iter(range(0x5EC0, sys.maxsize))  # next() is atomic
         self._plans: "Dict[Tuple[str, int], Tuple[int, Optional[bytes]]]" = {}
-        self._passwords: "Dict[int, Tuple[int, bytes]]" = {}  # by thread
+        self._passwords: "Dict[int, List[Tuple[int, bytes]]]" = {}  # by thread
         for name in PROTOTYPES:
             setattr(self, name, self._trampoline(name))
 
@@ -2532,7 +2545,8 @@ class FakeSecur32:
         return ctypes.CFUNCTYPE(restype, *argtypes)(entry)
 
     def _enter(self, name: str, behave: "Any", arguments: "Tuple[Any, ...]") -> int:
-        self._check_wiped()
+        if name != "AcquireCredentialsHandleW":  # the next identity may lie there now
+            self._check_wiped()
         self.calls.append(name)
         plan = None
         if self._plans:  # counting costs, and most tests plan nothing
@@ -2588,8 +2602,10 @@ class FakeSecur32:
             credential.login = (user, domain, password)
             width = 1 if auth.Flags & SEC_WINNT_AUTH_IDENTITY_ANSI else 2
             secret = _bytes_at(auth.Password, auth.PasswordLength * width)
-            if secret:
-                self._passwords[_thread_id()] = (auth.Password, secret)
+            marks = [(auth.Password, secret)]
+            if len(secret) < 8:  # it may stand there by chance: then the name tells
+                marks.append((auth.User, _bytes_at(auth.User, auth.UserLength * width)))
+            self._passwords[_thread_id()] = marks if secret else []
 
     def _read_text(self, auth: "Any", field: str) -> str:
         address, length = getattr(auth, field), getattr(auth, field + "Length")
@@ -2604,8 +2620,8 @@ class FakeSecur32:
         # The buffer may be freed by now; freed memory of this size stays mapped
         # in practice, and is looked at once only, at the next call.
         # By the thread that called: another's may be on its way to the wiping.
-        address, secret = self._passwords.pop(_thread_id(), (0, b""))
-        if secret and string_at(address, len(secret)) == secret:
+        marks = self._passwords.pop(_thread_id(), [])
+        if marks and all(string_at(at, len(text)) == text for at, text in marks):
             self.crimes.append("the password was not wiped")
 
     def _FreeCredentialsHandle(self, phCredential: "Any") -> None:
@@ -2896,7 +2912,6 @@ class FakeSecur32:
 
 
 _NEVER = 0x7FFFFFFFFFFFFFFF
-_RELEASES = ("FreeCredentialsHandle", "DeleteSecurityContext", "FreeContextBuffer")
 #: name -> capabilities, RPC id, longest token [bytes], comment: Windows' numbers.
 _FAKE_PACKAGES = {
     NEGOTIATE: (0x00083BB3, 9, 48000, "Microsoft Package Negotiator"),

@@ -410,6 +410,15 @@ def test_dll_functions_are_the_dlls_own(dll):
     assert secur32.FreeContextBuffer is secur32.FreeContextBuffer  # bound once
 
 
+@pytest.mark.parametrize(
+    "name", ["FreeContextBuffer", "FreeCredentialsHandle", "DeleteSecurityContext"]
+)
+def test_dll_that_could_not_give_back_is_not_used(dll, name):
+    del dll.return_value[name]
+    with pytest.raises(LookupError):
+        sspi_client.Secur32()
+
+
 def test_dll_is_asked_for_nothing_but_the_prototypes(dll):
     dll.return_value["AcceptSecurityContext"] = print
     assert not hasattr(sspi_client.Secur32(), "AcceptSecurityContext")

@@ -5,6 +5,7 @@ making; the module's own calls never get this wrong. `lawless` is a fake that is
 expected to be guilty; `fake`, of conftest, must be innocent at the end.
 """
 
+import contextlib
 import ctypes
 import sys
 from ctypes import byref
@@ -498,6 +499,33 @@ def test_password_that_is_wiped_is_no_crime(fake, kind, package_list):
     credential = acquire(fake, auth=byref(identity.auth))
     wipe(identity)
     fake.FreeCredentialsHandle(byref(credential))
+    fake.assert_clean()
+
+
+@KINDS
+def test_short_password_that_is_not_wiped_is_a_crime(lawless, kind):
+    identity = make_identity("x", kind=kind)
+    credential = acquire(lawless, auth=byref(identity.auth))
+    lawless.FreeCredentialsHandle(byref(credential))
+    assert guilty_of(lawless) == ["the password was not wiped"]
+
+
+@KINDS
+def test_letter_that_comes_to_stand_where_a_password_was_is_no_crime(fake, kind):
+    identity = make_identity("x", kind=kind)
+    credential = acquire(fake, auth=byref(identity.auth))
+    wipe(identity)
+    identity.blocks[2][0] = b"x"  # as if its memory were somebody else's by now
+    fake.FreeCredentialsHandle(byref(credential))
+    fake.assert_clean()
+
+
+@pytest.mark.parametrize("length", range(0, 200, 7))
+def test_next_identity_in_the_same_memory_is_no_crime(fake, length):
+    identity = sspi_client.Identity("CORP\\alice", "S" * length)
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(sspi_client.Credential(identity, secur32=fake))
     fake.assert_clean()
 
 

@@ -209,6 +209,26 @@ def test_credential_is_freed_when_acquiring_is_interrupted_on_its_way_back(
     assert frees(fake) == ["FreeCredentialsHandle"]
 
 
+def test_credential_that_is_closed_while_it_says_its_name_is_freed_afterwards(
+    fake, mocker
+):
+    credential = Credential(secur32=fake)
+    real = fake.QueryCredentialsAttributesW
+
+    def asked(*arguments):
+        credential.close()  # as another thread might
+        return real(*arguments)
+
+    mocker.patch.object(fake, "QueryCredentialsAttributesW", asked)
+    assert credential.user == "CORP\\alice"
+    query, given_back, freed = fake.calls[-3:]
+    assert (query, freed) == ("QueryCredentialsAttributesW", "FreeCredentialsHandle")
+    assert given_back == "FreeContextBuffer"
+    with pytest.raises(RuntimeError, match="closed"):
+        credential.user  # noqa: B018
+    assert frees(fake) == ["FreeCredentialsHandle"]
+
+
 def test_credential_serves_many_threads(fake, domain):
     failures = []
 
