@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 place = [("Location", self.web.elsewhere)]
                 return self.reply(302, place)
             if play == "endless":
-                return self.reply(refusal, [(theirs, "Negotiate " + "A" * 70000)])
+                return self.reply(refusal, [(theirs, "Negotiate " + "A" * 300000)])
             if play == "hang up first":
                 self.close_connection = True
             close = [("Connection", "close")] * (play == "hang up first")
