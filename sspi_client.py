@@ -380,6 +380,9 @@ class Credential:
         try:
             shared = self._join(owned)  # or somebody may close it meanwhile
             return _credential_user(shared.secur32, shared.handle)
+        except SspiError as refused:
+            _note(refused, self.package)
+            raise
         finally:
             _release(owned)
 
@@ -867,7 +870,7 @@ class Context:
         self, what: str, part: "Buffer", longest: int, exact: bool
     ) -> None:
         # Before SSPI sees it: NTLM would read as many bytes as it expects.
-        length = memoryview(part).nbytes
+        length = len(_view(part))
         if not 0 < length <= longest or (exact and length != longest):
             due = longest if exact else f"1 to {longest}"
             hint = f"A {what} of {length} bytes, where {due} are due."
@@ -1038,8 +1041,10 @@ def tls_server_end_point(certificate: "Buffer") -> bytes:
     """
     if isinstance(certificate, str):
         raise TypeError("certificate must be DER bytes; ssl.PEM_cert_to_DER_cert helps")
+    if certificate is None or isinstance(certificate, dict):
+        raise TypeError("certificate must be DER bytes; getpeercert(True) gives them")
     der = bytes(memoryview(certificate))
-    if der.lstrip().startswith(b"-----BEGIN"):
+    if b"-----BEGIN CERTIFICATE" in der:
         raise ValueError("this is PEM; ssl.PEM_cert_to_DER_cert() makes DER of it")
     import hashlib
 
@@ -1176,8 +1181,10 @@ def _describe_kerberos(message: bytes) -> str:
 def _der_only(data: bytes, tag: int) -> bytes:
     """Return the content of the one element that *data* is."""
     found, content, rest = _der_split(data)
-    if found != tag or rest:
+    if found != tag:
         raise ValueError(f"DER element 0x{tag:02X} is due")
+    if rest:
+        raise ValueError(f"{len(rest)} bytes too many")
     return content
 
 
@@ -1659,7 +1666,11 @@ def _check_size(total: int, length: int) -> None:
 
 def _view(data: "Buffer") -> memoryview:
     """Look at any bytes-like object byte by byte; a str or a gap is a TypeError."""
-    view = memoryview(data)
+    try:
+        view = memoryview(data)
+    except TypeError:
+        kind = type(data).__name__
+        raise TypeError(f"a message must be bytes-like, not {kind}") from None
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
@@ -2155,8 +2166,8 @@ def _system_text(status: int) -> str:
 def main(argv: "Optional[Sequence[str]]" = None) -> int:
     """Run the command line: diagnose [SPN], or explain STATUS.
 
-    Returns: the exit status. 0; 1 when diagnose could not make a token; 2 for a
-        status that nobody knows, for wrong usage, and for diagnose off Windows.
+    Returns: the exit status. 0; 1 when diagnose could not make a token; 2 for what
+        is no status, for wrong usage, and for diagnose off Windows.
     """
     import argparse
 
@@ -2325,18 +2336,20 @@ class FakeDomain:
     def __init__(
         self, name: str, users: "Dict[str, str]", services: "Sequence[str]" = ()
     ) -> None:
-        texts = isinstance(services, (bytes, str))
-        _expect("services", services, "a sequence of SPNs", not texts)
+        several = hasattr(services, "__iter__") and not hasattr(services, "encode")
+        _expect("services", services, "a sequence of SPNs", several)
         _expect("users", users, "a dict, name -> password", isinstance(users, dict))
-        for service in services:
+        _expect("name", name, "str", isinstance(name, str))
+        self.services = list(services)
+        for service in self.services:
             _check_target(service)
-        for user in users:
+        for user, password in users.items():
+            _check_kinds(user, password, "")
             if "\\" in user or "@" in user:
                 raise ValueError(f"users are bare names, 'alice' and not {user!r}")
         self.name = name.partition(".")[0].upper()
         self.dns_name = name.lower() if "." in name else f"{name.lower()}.test"
         self.users = dict(users)
-        self.services = list(services)
         self._key = _random(16)
 
     def find(self, user: str, domain: str) -> "Optional[str]":
@@ -2479,6 +2492,7 @@ class FakeSecur32:
 
     def __init__(self, domain: FakeDomain, logon: "Optional[str]" = None) -> None:
         _expect("domain", domain, "FakeDomain", isinstance(domain, FakeDomain))
+        _expect("logon", logon, "str", logon is None or isinstance(logon, str))
         user = None if logon is None else domain.find(logon, "")
         if logon is not None and user is None:
             raise ValueError(f"{domain!r} has no user {logon!r}; write 'alice'")

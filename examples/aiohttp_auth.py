@@ -101,7 +101,7 @@ def main(argv=None, secur32=None):
         parser.add_argument(name)
     told = parser.parse_args(argv)
     async def get(**logon):
-        auth = SspiAuth({told.host}, **logon)
+        auth = SspiAuth({told.host.lower()}, **logon)
         how = {"connector": auth.connector, "middlewares": [auth]}
         async with aiohttp.ClientSession(**how) as web:
             answer = await web.get(told.url, allow_redirects=False)

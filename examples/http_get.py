@@ -100,7 +100,7 @@ def main(argv=None, secur32=None):
     """Print the page; return None, or the one line that says why not."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("url")
-    parser.add_argument("--allow", action="append", default=[], metavar="HOST")
+    parser.add_argument("--allow", action="append", default=[], type=str.lower)
     parser.add_argument("--user")
     parser.add_argument("--no-ntlm", action="store_true")
     told = parser.parse_args(argv)

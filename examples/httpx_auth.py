@@ -107,7 +107,7 @@ def main(argv=None, secur32=None):
     told = parser.parse_args(argv)
     try:
         who = sspi_client.Identity(told.user, getpass.getpass()) if told.user else None
-        auth = SspiAuth({told.host}, identity=who, secur32=secur32)
+        auth = SspiAuth({told.host.lower()}, identity=who, secur32=secur32)
         with httpx.Client(auth=auth, limits=PINNED, timeout=30) as web:
             answer = web.get(told.url)
     except (sspi_client.SspiError, httpx.HTTPError, OSError, ValueError) as e:

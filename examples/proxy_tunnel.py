@@ -36,7 +36,7 @@ def open_tunnel(proxy, host, port, *, require=0, timeout=30, **logon):
     """
     name, _, number = proxy.rpartition(":")
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if not number.isdigit() or not re.fullmatch("[!-~]+", place):
+    if not number.isdigit() or "/" in name or not re.fullmatch("[!-~]+", place):
         raise ValueError("give the proxy as NAME:PORT, and a host in ASCII")
     link = socket.create_connection((name, number), timeout)
     try:

@@ -88,7 +88,7 @@ def main(argv=None):
                 print(cursor.fetchone()[0])
         print("the server proved itself" if auth.complete else "unproven server")
     except (sspi_client.SspiError, pytds.Error, OSError, ValueError) as problem:
-        return f"pytds_auth: {problem}"
+        return f"pytds_auth: {str(problem) or repr(problem)}"
 
 
 if __name__ == "__main__":

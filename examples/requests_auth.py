@@ -107,7 +107,7 @@ def main(argv=None, secur32=None):
     try:
         who = sspi_client.Identity(told.user, getpass.getpass()) if told.user else None
         with requests.Session() as web:
-            web.auth = SspiAuth({told.host}, identity=who, secur32=secur32)
+            web.auth = SspiAuth({told.host.lower()}, identity=who, secur32=secur32)
             web.mount(told.url, requests.adapters.HTTPAdapter(1, 1))  # 1.
             answer = web.get(told.url, timeout=30, allow_redirects=False)
     except (sspi_client.SspiError, OSError, ValueError) as e:

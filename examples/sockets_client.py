@@ -112,8 +112,8 @@ def main(argv=None, secur32=None):
         identity = told.user and sspi_client.Identity(told.user, getpass.getpass())
         target = told.spn or sspi_client.spn("host", told.host)
         return talk((told.host, told.port), target, identity or None, secur32)
-    except (sspi_client.SspiError, OSError, OverflowError, ValueError) as problem:
-        return f"sockets_client: {problem}"
+    except (sspi_client.SspiError, EOFError, OSError, OverflowError, ValueError) as e:
+        return f"sockets_client: {e}"
 
 
 if __name__ == "__main__":

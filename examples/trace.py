@@ -56,10 +56,10 @@ def main(argv=None):
     domain = sspi_client.FakeDomain("CORP", {"alice": "Secret123!"})
     secur32 = None if sys.platform == "win32" else sspi_client.FakeSecur32(domain)
     identity = sspi_client.Identity("CORP\\alice", "Secret123!")
-    flow = sspi_client.authenticate(
-        "demo/localhost", identity, package=package[0], secur32=secur32
-    )
     try:
+        flow = sspi_client.authenticate(
+            "demo/localhost", identity, package=package[0], secur32=secur32
+        )
         sspi_client.drive(trace(flow), sspi_client.FakeServer(domain).accept).close()
     except (sspi_client.SspiError, ValueError) as problem:
         return f"trace: {problem}"

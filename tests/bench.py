@@ -876,8 +876,8 @@ def chart(summary):
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + 20}" '
         f'font-family="sans-serif" font-size="12">\n'
         f'<rect width="{WIDTH}" height="{y + 20}" fill="white"/>\n'
-        '<text x="10" y="20" font-size="14">Medians, shorter is better. The DLL is '
-        "Wine's; the table has the ratios.</text>\n"
+        '<text x="10" y="20" font-size="14">Medians, shorter is better. On Wine, '
+        "but for the first; bench.json has the ratios.</text>\n"
     )
     return head + "\n".join(parts) + "\n</svg>\n"
 

@@ -128,7 +128,8 @@ def test_certificate_is_refused_when_cut_at_any_byte(name):
 @certificates
 @pytest.mark.parametrize("more", [b"\0", b"\n", b"\x30\0"], ids=["nul", "line", "item"])
 def test_certificate_is_refused_when_something_follows_it(entry, more):
-    with pytest.raises(ValueError, match="^not one whole DER certificate: "):
+    problem = f"^not one whole DER certificate: {len(more)} bytes too many$"
+    with pytest.raises(ValueError, match=problem):
         tls_server_end_point(bytes.fromhex(entry["der"]) + more)
 
 
@@ -138,17 +139,14 @@ def test_two_certificates_are_refused():
 
 
 @pytest.mark.parametrize("name", ["rsa-sha256", "ed25519"])
-@pytest.mark.parametrize("before", [b"", b" \r\n"], ids=["bare", "blank"])
+@pytest.mark.parametrize(
+    "before", [b"", b" \r\n", b"subject=CN = web\n", b"\xef\xbb\xbf"],
+    ids=["bare", "blank", "words", "mark"],
+)  # fmt: skip
 def test_pem_is_refused_and_the_way_out_is_named(name, before):
     pem = before + ssl.DER_cert_to_PEM_cert(CERTIFICATES[name]).encode()
     with pytest.raises(ValueError, match=r"PEM; ssl\.PEM_cert_to_DER_cert\(\)"):
         tls_server_end_point(pem)
-
-
-def test_pem_with_words_before_it_is_refused():
-    pem = ssl.DER_cert_to_PEM_cert(CERTIFICATES["rsa-sha256"])
-    with pytest.raises(ValueError, match="PEM|not one whole DER certificate"):
-        tls_server_end_point(b"subject=CN = web\n" + pem.encode())
 
 
 def der(tag, *contents):
@@ -206,9 +204,10 @@ def test_what_is_not_like_bytes_is_a_type_error(thing):
         tls_server_end_point(thing)
 
 
-def test_no_certificate_at_all_is_refused_for_getpeercert_gives_a_dict():
-    with pytest.raises(TypeError):
-        tls_server_end_point({"subject": ()})
+@pytest.mark.parametrize("given", [{"subject": ()}, {}, None])
+def test_what_getpeercert_gives_without_true_is_refused_with_the_remedy(given):
+    with pytest.raises(TypeError, match=r"getpeercert\(True\)"):
+        tls_server_end_point(given)
 
 
 # -- as an argument ------------------------------------------------------------

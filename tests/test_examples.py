@@ -1084,5 +1084,6 @@ def test_trace_command_traces_a_logon_when_alone(argv, capsys):
     assert "NTLM AUTHENTICATE" in capsys.readouterr().out
 
 
-def test_trace_command_says_one_line_when_package_is_unknown():
-    assert one_line(example("trace").main(["Nonsense"]), "trace")
+@pytest.mark.parametrize("package", ["Nonsense", "", "a\0b"])
+def test_trace_command_says_one_line_when_package_is_unknown(package):
+    assert one_line(example("trace").main([package]), "trace")

@@ -233,8 +233,8 @@ class HttpGet:
     def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
         return self.module.fetch(url, method, body, hosts=hosts, **logon)[::2]
 
-    def command(self, url, secur32, *options):
-        return self.module.main(["--allow", "localhost", url, *options], secur32)
+    def command(self, url, secur32, *options, host="localhost"):
+        return self.module.main(["--allow", host, url, *options], secur32)
 
 
 class Requests(HttpGet):
@@ -249,8 +249,8 @@ class Requests(HttpGet):
             answer = session.request(method, url, data=body, timeout=10)
             return answer.status_code, answer.content
 
-    def command(self, url, secur32, *options):
-        return self.module.main(["localhost", url, *options], secur32)
+    def command(self, url, secur32, *options, host="localhost"):
+        return self.module.main([host, url, *options], secur32)
 
 
 class Httpx(Requests):
@@ -445,6 +445,10 @@ def test_command_says_in_one_line_what_went_wrong(client, web, fake, play):
     assert line.startswith(client.module.__name__ + ": ") and "\n" not in line
 
 
+def test_command_lists_a_host_however_it_is_spelled(client, web, fake):
+    assert client.command(web.url, fake, host="LOCALHOST") is None
+
+
 def test_command_says_so_when_the_host_is_not_listed(client, web, fake):
     line = client.command(web.url.replace("localhost", "127.0.0.1"), fake)
     assert "127.0.0.1" in line and fake.calls == []
@@ -527,7 +531,8 @@ def test_tunnel_refuses_an_unknown_spn_without_ntlm(tunnel, web, fake, ntlm_only
 
 
 @pytest.mark.parametrize("names", [("localhost", "far.test"), ("p:x", "far.test"),
-                                   ("p:1", "far.test\r\nX: y"), ("p:1", "b c")])
+                                   ("p:1", "far.test\r\nX: y"), ("p:1", "b c"),
+                                   ("http://p:1", "far.test")])
 def test_tunnel_refuses_bad_names(tunnel, names):
     with pytest.raises(ValueError):
         tunnel.open_tunnel(names[0], names[1], 443)

@@ -740,6 +740,32 @@ def test_logon_is_found_in_the_domain(domain, logon, named):
     assert sspi_client.FakeSecur32(domain, logon=logon).logon == named
 
 
+def test_services_of_a_domain_may_come_from_a_generator():
+    domain = sspi_client.FakeDomain("CORP", USERS, (name for name in [KERBEROS_SPN]))
+    assert domain.services == [KERBEROS_SPN]
+
+
+@pytest.mark.parametrize("facts", [
+    (None, {}), (b"CORP", {}), ("CORP", {"alice": b"x"}), ("CORP", {"alice": 5}),
+    ("CORP", {1: "x"}), ("CORP", {b"alice": "x"}), ("CORP", {}, None), ("CORP", {}, 5),
+    ("CORP", {}, "HTTP/x"), ("CORP", {}, b"HTTP/x"), ("CORP", {}, [5]), ("CORP", []),
+])  # fmt: skip
+def test_domain_of_other_things_than_text_is_refused(facts):
+    with pytest.raises(TypeError, match="must be"):
+        sspi_client.FakeDomain(*facts)
+
+
+def test_domain_refuses_a_user_without_a_password():
+    with pytest.raises((TypeError, ValueError)):
+        sspi_client.FakeDomain("CORP", {"alice": None})
+
+
+@pytest.mark.parametrize("logon", [5, b"alice"])
+def test_logon_that_is_no_text_is_refused(domain, logon):
+    with pytest.raises(TypeError, match="logon must be str"):
+        sspi_client.FakeSecur32(domain, logon=logon)
+
+
 def test_logon_of_a_stranger_is_refused(domain):
     with pytest.raises(ValueError, match="mallory"):
         sspi_client.FakeSecur32(domain, logon="mallory")

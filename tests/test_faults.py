@@ -256,8 +256,9 @@ def test_credential_user_that_fails_leaks_nothing():
     world = World("ntlm")
     with sspi_client.Credential(secur32=world.fake) as credential:
         world.fake.plan("QueryCredentialsAttributesW", sspi_client.SEC_E_NO_CREDENTIALS)
-        with pytest.raises(SspiError, match="QueryCredentialsAttributesW"):
+        with pytest.raises(SspiError, match="QueryCredentialsAttributesW") as caught:
             _ = credential.user
+        assert caught.value.package == "Negotiate"
     world.fake.assert_clean()
 
 
