@@ -493,6 +493,25 @@ def test_quality_of_protection_is_asked_for(connect, fake, encrypt, quality):
     assert seen == [quality] and SECQOP_WRAP_NO_ENCRYPT == 0x80000001
 
 
+@pytest.mark.parametrize("form", ["ntlm", "kerberos"])
+def test_two_calls_of_seal_at_once_never_share_their_memory(connect, fake, form):
+    frames, inner = [], []
+
+    def note(real, context, fQOP, message, sequence):
+        desc = message._obj
+        pointers = [desc.pBuffers[i].pvBuffer for i in range(desc.cBuffers)]
+        frames.append({ctypes.addressof(desc), *pointers})
+        if len(frames) == 1:  # another thread comes in between
+            inner.append(established.seal(b"inner"))
+            assert [desc.pBuffers[i].pvBuffer for i in range(desc.cBuffers)] == pointers
+        return real(context, fQOP, message, sequence)
+
+    established, server = connect(form, secur32=Overlay(fake, EncryptMessage=note))
+    outer = established.seal(b"outer")
+    assert not frames[0] & frames[1]
+    assert (len(inner[0][1]), len(outer[1])) == (5, 5) and inner[0] != outer
+
+
 @kerberos_forms
 @directions
 def test_message_stays_readable_when_it_is_not_encrypted(connect, form, direction):
