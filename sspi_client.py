@@ -1332,7 +1332,8 @@ def _encrypt_message(
     length = len(view)
     _check_size(trailer + length + block, length)
     # CPython shares its empty and one-byte bytes objects: ours has two at least.
-    text = b"".join((view, bytes(max(block, 2 - length, 0))))
+    room = max(block, 2 - length)
+    text = b"".join((view, bytes(room))) if room > 0 else view.tobytes()
     address: Any = PVOID.from_buffer(ctypes.c_char_p(text)).value  # half of a cast()
     token = ctypes.create_string_buffer(trailer)
     frame = message, head, body, tail = _frame(spare)
