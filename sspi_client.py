@@ -698,7 +698,8 @@ def _expect(label: str, value: object, kind: str, right: bool) -> None:
 
 
 # -- 6. The context ------------------------------------------------------------
-# May touch: handles, as opaque values. Whoever owns one is in this section.
+# May touch: handles and message descriptors, as opaque values. Whoever owns one
+# is in this section.
 
 
 class Context:
@@ -1043,11 +1044,13 @@ def tls_server_end_point(certificate: "Buffer") -> bytes:
     Raises: TypeError if it is not bytes; ValueError if it is not one whole DER
         certificate.
     """
-    if isinstance(certificate, str):
-        raise TypeError("certificate must be DER bytes; ssl.PEM_cert_to_DER_cert helps")
-    if certificate is None or isinstance(certificate, dict):
-        raise TypeError("certificate must be DER bytes; getpeercert(True) gives them")
-    der = bytes(memoryview(certificate))
+    try:
+        der = bytes(memoryview(certificate))
+    except TypeError:
+        raise TypeError(
+            "certificate must be DER bytes; ssl.PEM_cert_to_DER_cert() makes them of "
+            f"PEM, getpeercert(True) gives them; not {type(certificate).__name__}"
+        ) from None
     if b"-----BEGIN CERTIFICATE" in der:
         raise ValueError("this is PEM; ssl.PEM_cert_to_DER_cert() makes DER of it")
     import hashlib
@@ -1334,7 +1337,7 @@ def _encrypt_message(
     # CPython shares its empty and one-byte bytes objects: ours has two at least.
     room = max(block, 2 - length)
     text = b"".join((view, bytes(room))) if room > 0 else view.tobytes()
-    address: Any = PVOID.from_buffer(ctypes.c_char_p(text)).value  # half of a cast()
+    address: Any = PVOID.from_buffer(ctypes.c_char_p(text)).value  # cast() is slow
     token = ctypes.create_string_buffer(trailer)
     frame = message, head, body, tail = _frame(spare)
     message.cBuffers = 3 if block else 2
@@ -2354,7 +2357,8 @@ class FakeDomain:
     def __init__(
         self, name: str, users: "Dict[str, str]", services: "Sequence[str]" = ()
     ) -> None:
-        several = hasattr(services, "__iter__") and not hasattr(services, "encode")
+        several = hasattr(services, "__iter__")
+        several &= not isinstance(services, (bytes, str))
         _expect("services", services, "a sequence of SPNs", several)
         _expect("users", users, "a dict, name -> password", isinstance(users, dict))
         _expect("name", name, "str", isinstance(name, str))

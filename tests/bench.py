@@ -619,16 +619,15 @@ def task_kerberos(loop, rounds, times, port=0):
         contenders, lambda times: loop.handshakes("Kerberos", times, flags, port=port)
     )
     if port:
-        with contextlib.suppress(ImportError):
-            import sspi
-
-            contenders["pywin32"] = repeated(lambda: pywin32_kerberos(sspi, loop, port))
+        contenders["pywin32"] = repeated(lambda: pywin32_kerberos(loop, port))
     else:
         contenders.update({name: repeated(job) for name, job in peer_jobs().items()})
     return in_turns(contenders, rounds, times)
 
 
-def pywin32_kerberos(sspi, loop, port):
+def pywin32_kerberos(loop, port):
+    import sspi
+
     auth = sspi.ClientAuth("Kerberos", targetspn=TARGET, scflags=MUTUAL)
     with loop.line(port) as exchange:
         reply = None
@@ -710,15 +709,9 @@ def task_ntlm(loop, rounds, times, first):
     contenders = {OURS: repeated(ours)}
     reply = None if first else loop.challenge
     loop.add_to(contenders, lambda times: loop.handshakes("NTLM", times, reply=reply))
-    with contextlib.suppress(ImportError):
-        import sspi  # noqa: F401  whether it is there
-
-        contenders["pywin32"] = repeated(lambda: pywin32_ntlm(loop, first))
-    with contextlib.suppress(ImportError):
-        if not loop.on_wine:
-            import sspilib  # noqa: F401
-
-            contenders["sspilib"] = repeated(lambda: sspilib_ntlm(loop, first))
+    contenders["pywin32"] = repeated(lambda: pywin32_ntlm(loop, first))
+    if not loop.on_wine:
+        contenders["sspilib"] = repeated(lambda: sspilib_ntlm(loop, first))
     return in_turns(contenders, rounds, times)
 
 
