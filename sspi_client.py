@@ -2526,27 +2526,27 @@ class FakeSecur32:
         self._buffers: "Dict[int, Any]" = {}
         self._dead: "List[Any]" = []  # the last of what is gone, kept to know it again
         self._serials = iter(range(0x5EC0, sys.maxsize))  # next() is atomic
-        self._plans: "Dict[Tuple[str, int], Tuple[int, Optional[bytes]]]" = {}
+        self._injected: "Dict[Tuple[str, int], Tuple[int, Optional[bytes]]]" = {}
         self._passwords: "Dict[int, List[Tuple[int, bytes]]]" = {}  # by thread
         for name in PROTOTYPES:
             setattr(self, name, self._trampoline(name))
 
-    def plan(
+    def inject(
         self, function: str, status: int, token: "Optional[bytes]" = None, call: int = 1
     ) -> None:
         """Let the *call*-th call of *function*, from now, answer *status*.
 
         With *token*, InitializeSecurityContextW hands it out, b"" as an empty
         buffer; without, no buffer at all. A status that is no error makes or
-        keeps a context. What a planned release reports, it releases all the same. A
-        plan that is never reached is not complained about: look at `calls`.
+        keeps a context. A release that is told to fail releases all the same. What is
+        never reached is not complained about: look at `calls`.
         """
         if function not in PROTOTYPES:
             raise ValueError(f"secur32 has no function {function!r}; see PROTOTYPES")
         _check_bits("status", status)
         _expect("token", token, "bytes", token is None or isinstance(token, bytes))
         _expect("call", call, "a count from 1", type(call) is int and call > 0)
-        self._plans[function, self.calls.count(function) + call] = (status, token)
+        self._injected[function, self.calls.count(function) + call] = (status, token)
 
     def assert_clean(self) -> None:
         """Raise AssertionError if anything is alive or was misused."""
@@ -2584,16 +2584,16 @@ class FakeSecur32:
         if name != "AcquireCredentialsHandleW":  # the next identity may lie there now
             self._check_wiped()
         self.calls.append(name)
-        plan = None
-        if self._plans:  # counting costs, and most tests plan nothing
-            plan = self._plans.pop((name, self.calls.count(name)), None)
+        injected = None
+        if self._injected:  # counting costs, and most tests inject nothing
+            injected = self._injected.pop((name, self.calls.count(name)), None)
         try:
             if name == "InitializeSecurityContextW":
-                status = behave(*arguments, plan)
-            elif plan is None:
+                status = behave(*arguments, injected)
+            elif injected is None:
                 status = behave(*arguments)
             else:
-                status = plan[0]
+                status = injected[0]
                 if name in _RELEASES:
                     behave(*arguments)
         except SspiError as refused:
@@ -2680,7 +2680,7 @@ class FakeSecur32:
         self, phCredential: "Any", phContext: "Any", pszTargetName: "Any",
         fContextReq: int, Reserved1: int, TargetDataRep: int, pInput: "Any",
         Reserved2: int, phNewContext: "Any", pOutput: "Any", pfContextAttr: "Any",
-        ptsExpiry: "Any", plan: "Optional[Tuple[int, Optional[bytes]]]",
+        ptsExpiry: "Any", injected: "Optional[Tuple[int, Optional[bytes]]]",
     ) -> int:  # fmt: skip
         if not phNewContext:
             self._crime("NULL phNewContext", SEC_E_INVALID_HANDLE)
@@ -2694,7 +2694,7 @@ class FakeSecur32:
             context = _FakeContext(credential, target, fContextReq, bindings)
             if reply:
                 self.crimes.append("a token went into the first leg")
-        status, token = plan or context.step(self.domain, reply)
+        status, token = injected or context.step(self.domain, reply)
         if status & _ERROR_BIT:
             if token is not None:
                 self._write_token(pOutput, fContextReq, token)
@@ -3011,7 +3011,7 @@ class _FakeContext:
         try:
             if self.mechanism is None:
                 if reply is not None:
-                    raise ValueError("a planned context has no mechanism to go on with")
+                    raise ValueError("an injected context has no mechanism")
                 self.mechanism = self._start(domain)
             token = self.mechanism.step(reply)
         except SspiError as refused:

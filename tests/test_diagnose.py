@@ -235,7 +235,7 @@ def test_package_may_be_named(diagnose, fake, package, target, said):
 def test_long_token_is_measured_against_what_servers_take(
     diagnose, fake, length, verdicts
 ):
-    fake.plan(ISC, sspi_client.SEC_I_CONTINUE_NEEDED, bytes(length))
+    fake.inject(ISC, sspi_client.SEC_I_CONTINUE_NEEDED, bytes(length))
     _, text = diagnose(fake, KERBEROS_SPN, "--json")
     encoded, *limits = json.loads(text)["in a header"]
     assert encoded == f"{len(base64.b64encode(bytes(length)))} characters of base64"
@@ -255,7 +255,7 @@ def test_report_shows_nothing_of_the_token(diagnose, fake, tokens, target, form)
 
 
 def test_error_token_is_not_shown(diagnose, fake):
-    fake.plan(ISC, sspi_client.SEC_E_INVALID_TOKEN, b"hidden-error-token")
+    fake.inject(ISC, sspi_client.SEC_E_INVALID_TOKEN, b"hidden-error-token")
     status, text = diagnose(fake, KERBEROS_SPN)
     assert status == 1 and "hidden" not in text
     assert b"hidden".hex() not in text
@@ -294,7 +294,7 @@ def test_nothing_is_alive_afterwards(diagnose, fake, words, status):
 
 @pytest.mark.parametrize("function", ["AcquireCredentialsHandleW", ISC])
 def test_refusal_of_sspi_is_reported_and_exits_with_one(diagnose, fake, function):
-    fake.plan(function, sspi_client.SEC_E_NO_AUTHENTICATING_AUTHORITY)
+    fake.inject(function, sspi_client.SEC_E_NO_AUTHENTICATING_AUTHORITY)
     status, text = diagnose(fake, KERBEROS_SPN)
     assert status == 1
     line = f"error          {function}: SEC_E_NO_AUTHENTICATING_AUTHORITY (0x80090311)"
@@ -303,14 +303,14 @@ def test_refusal_of_sspi_is_reported_and_exits_with_one(diagnose, fake, function
 
 
 def test_refusal_to_list_packages_is_reported_and_exits_with_one(diagnose, fake):
-    fake.plan("EnumerateSecurityPackagesW", sspi_client.SEC_E_INSUFFICIENT_MEMORY)
+    fake.inject("EnumerateSecurityPackagesW", sspi_client.SEC_E_INSUFFICIENT_MEMORY)
     status, text = diagnose(fake, KERBEROS_SPN)
     assert status == 1
     assert "EnumerateSecurityPackagesW: SEC_E_INSUFFICIENT_MEMORY" in text
 
 
 def test_user_that_is_not_told_does_not_hinder(diagnose, fake):
-    fake.plan("QueryCredentialsAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+    fake.inject("QueryCredentialsAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
     status, text = diagnose(fake, NTLM_SPN)
     assert status == 0 and "first token    SPNEGO" in text
     assert "logged on as   not told: SEC_E_UNSUPPORTED_FUNCTION\n" in text

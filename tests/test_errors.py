@@ -147,7 +147,7 @@ def test_text_when_there_is_no_such_package(fake):
 
 
 def test_text_when_sspi_refuses_the_first_leg(fake):
-    fake.plan(ISC, sspi_client.SEC_E_NO_AUTHENTICATING_AUTHORITY)
+    fake.inject(ISC, sspi_client.SEC_E_NO_AUTHENTICATING_AUTHORITY)
     assert str(refusal(fake)) == (
         "InitializeSecurityContextW: SEC_E_NO_AUTHENTICATING_AUTHORITY (0x80090311) "
         "[package Negotiate, target HTTP/printer.corp.test, leg 1]: No domain "
@@ -179,7 +179,7 @@ def test_text_when_a_required_flag_is_not_granted(fake, server):
 
 
 def test_text_when_the_status_is_unknown(fake):
-    fake.plan(ISC, 0x8009FFFF)
+    fake.inject(ISC, 0x8009FFFF)
     assert str(refusal(fake)) == (
         "InitializeSecurityContextW: 0x8009FFFF (0x8009FFFF) [package Negotiate, "
         "target HTTP/printer.corp.test, leg 1]"
@@ -211,14 +211,14 @@ def facts(error):
 
 
 def test_error_tells_where_when_acquiring_fails(fake):
-    fake.plan("AcquireCredentialsHandleW", 0x8009030E)
+    fake.inject("AcquireCredentialsHandleW", 0x8009030E)
     assert facts(refusal(fake)) == (
         0x8009030E, "AcquireCredentialsHandleW", "Negotiate", NTLM_SPN, None, b"",
     )  # fmt: skip
 
 
 def test_error_knows_no_target_when_a_credential_fails(fake):
-    fake.plan("AcquireCredentialsHandleW", 0x8009030E)
+    fake.inject("AcquireCredentialsHandleW", 0x8009030E)
     with pytest.raises(SspiError) as caught:
         sspi_client.Credential(Identity("alice", "x"), package="NTLM", secur32=fake)
     assert facts(caught.value) == (
@@ -238,8 +238,8 @@ def test_error_tells_where_when_the_second_leg_fails(fake):
 
 def test_error_tells_where_when_a_later_leg_fails(fake):
     for leg in (1, 2, 3):
-        fake.plan(ISC, sspi_client.SEC_I_CONTINUE_NEEDED, b"more %d" % leg, call=leg)
-    fake.plan(ISC, 0x80090317, call=4)
+        fake.inject(ISC, sspi_client.SEC_I_CONTINUE_NEEDED, b"more %d" % leg, call=leg)
+    fake.inject(ISC, 0x80090317, call=4)
     assert refusal(fake, [b"one", b"two", b"three"]).leg == 4
 
 
@@ -249,8 +249,8 @@ def test_error_tells_where_when_a_later_leg_fails(fake):
     ids=["complete", "complete-and-continue"],
 )
 def test_error_tells_where_when_completing_fails(fake, status):
-    fake.plan(ISC, status, TOKEN)
-    fake.plan("CompleteAuthToken", 0x80090302)
+    fake.inject(ISC, status, TOKEN)
+    fake.inject("CompleteAuthToken", 0x80090302)
     error = refusal(fake)
     assert facts(error)[:5] == (
         0x80090302, "CompleteAuthToken", "Negotiate", NTLM_SPN, 1,
@@ -258,12 +258,12 @@ def test_error_tells_where_when_completing_fails(fake, status):
 
 
 def test_error_brings_the_error_token(fake):
-    fake.plan(ISC, 0x8009030C, TOKEN)
+    fake.inject(ISC, 0x8009030C, TOKEN)
     assert refusal(fake).token == TOKEN
 
 
 def test_error_brings_an_empty_token_when_sspi_gives_an_empty_buffer(fake):
-    fake.plan(ISC, 0x8009030C, b"")
+    fake.inject(ISC, 0x8009030C, b"")
     assert refusal(fake).token == b""
 
 
@@ -297,7 +297,7 @@ def test_error_names_a_missing_bit_that_has_no_name(fake, server):
 
 
 def test_error_says_so_when_ntlm_is_not_allowed(fake):
-    fake.plan(ISC, sspi_client.SEC_I_CONTINUE_NEEDED, TOKEN)
+    fake.inject(ISC, sspi_client.SEC_I_CONTINUE_NEEDED, TOKEN)
     error = refusal(fake, allow_ntlm=False)
     assert facts(error) == (0x80090332, "authenticate", "Negotiate", NTLM_SPN, 1, b"")
     assert "allow_ntlm is False" in error.hint
@@ -346,7 +346,7 @@ def test_status_is_unsigned(given, status, name):
 )
 @pytest.mark.parametrize("function", ["AcquireCredentialsHandleW", ISC])
 def test_odd_status_survives(fake, function, status, name):
-    fake.plan(function, status)
+    fake.inject(function, status)
     error = refusal(fake)
     assert (error.status, error.name, error.function) == (status, name, function)
 
@@ -361,7 +361,7 @@ def test_error_is_not_an_os_error():
     ids=["str", "repr", "args", "hint"],
 )
 def test_error_shows_no_token(fake, show):
-    fake.plan(ISC, 0x8009030C, TOKEN)
+    fake.inject(ISC, 0x8009030C, TOKEN)
     shown = show(refusal(fake))
     assert "NTLMSSP" not in shown and "hidden" not in shown
 
@@ -375,7 +375,7 @@ def test_error_shows_no_token(fake, show):
     ],
 )
 def test_error_stays_itself_when_copied(fake, copied):
-    fake.plan(ISC, 0x8009030C, TOKEN)
+    fake.inject(ISC, 0x8009030C, TOKEN)
     error = refusal(fake)
     twin = copied(error)
     assert (type(twin), str(twin), vars(twin)) == (SspiError, str(error), vars(error))

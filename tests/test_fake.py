@@ -825,31 +825,31 @@ def test_context_survives_a_leg_that_failed(fake):
 # Plans
 
 
-def test_plan_makes_the_next_call_fail(fake):
-    fake.plan("AcquireCredentialsHandleW", 0x80090304)
+def test_injection_makes_the_next_call_fail(fake):
+    fake.inject("AcquireCredentialsHandleW", 0x80090304)
     handle = untouched()
     status = acquire_status(fake, byref(handle))
     assert name_of(status) == "SEC_E_INTERNAL_ERROR"
     assert is_untouched(handle)
 
 
-def test_plan_holds_for_one_call_alone(fake):
-    fake.plan("AcquireCredentialsHandleW", 0x80090304)
+def test_injection_holds_for_one_call_alone(fake):
+    fake.inject("AcquireCredentialsHandleW", 0x80090304)
     acquire_status(fake, byref(SecHandle()))
     fake.FreeCredentialsHandle(byref(acquire(fake)))
 
 
-def test_plan_waits_for_the_call_that_it_names(fake):
+def test_injection_waits_for_the_call_that_it_names(fake):
     fake.FreeCredentialsHandle(byref(acquire(fake)))
-    fake.plan("AcquireCredentialsHandleW", 0x80090304, call=2)
+    fake.inject("AcquireCredentialsHandleW", 0x80090304, call=2)
     fake.FreeCredentialsHandle(byref(acquire(fake)))
     status = acquire_status(fake, byref(SecHandle()))
     assert name_of(status) == "SEC_E_INTERNAL_ERROR"
 
 
-def test_plan_refuses_a_function_that_is_not_there(fake):
+def test_injection_refuses_a_function_that_is_not_there(fake):
     with pytest.raises(ValueError, match="AcceptSecurityContext"):
-        fake.plan("AcceptSecurityContext", 0)
+        fake.inject("AcceptSecurityContext", 0)
 
 
 @pytest.mark.parametrize(
@@ -865,8 +865,8 @@ def test_plan_refuses_a_function_that_is_not_there(fake):
     [0, 0x90312, 0x90313, 0x90314, 0x90399],
     ids=["ok", "continue", "complete", "complete-and-continue", "unknown"],
 )
-def test_plan_scripts_a_leg_that_makes_a_context(fake, status, token, given):
-    fake.plan("InitializeSecurityContextW", status, token)
+def test_injection_scripts_a_leg_that_makes_a_context(fake, status, token, given):
+    fake.inject("InitializeSecurityContextW", status, token)
     credential, context, output = acquire(fake), SecHandle(), make_output()
     assert initialize(fake, credential, None, context, output) == status
     assert token_of(output) == given
@@ -876,8 +876,8 @@ def test_plan_scripts_a_leg_that_makes_a_context(fake, status, token, given):
 
 
 @pytest.mark.parametrize("token", [None, b"error token"], ids=["bare", "error-token"])
-def test_plan_scripts_a_leg_that_fails(fake, token):
-    fake.plan("InitializeSecurityContextW", 0x8009030C, token)
+def test_injection_scripts_a_leg_that_fails(fake, token):
+    fake.inject("InitializeSecurityContextW", 0x8009030C, token)
     credential, context, output = acquire(fake), untouched(), make_output()
     status = initialize(fake, credential, None, context, output)
     assert (name_of(status), token_of(output)) == ("SEC_E_LOGON_DENIED", token)
@@ -887,8 +887,8 @@ def test_plan_scripts_a_leg_that_fails(fake, token):
     fake.FreeCredentialsHandle(byref(credential))
 
 
-def test_plan_of_a_later_leg_keeps_the_context(fake):
-    fake.plan("InitializeSecurityContextW", 0x8009030C, call=2)
+def test_injection_of_a_later_leg_keeps_the_context(fake):
+    fake.inject("InitializeSecurityContextW", 0x8009030C, call=2)
     credential = acquire(fake)
     context, output = first_leg(fake, credential)
     status = initialize(fake, None, context, context, make_output(), make_input(b"x"))
@@ -896,8 +896,8 @@ def test_plan_of_a_later_leg_keeps_the_context(fake):
     end(fake, credential, context, output)
 
 
-def test_planned_context_has_nothing_to_go_on_with(fake):
-    fake.plan("InitializeSecurityContextW", SEC_I_CONTINUE_NEEDED, b"x")
+def test_injected_context_has_nothing_to_go_on_with(fake):
+    fake.inject("InitializeSecurityContextW", SEC_I_CONTINUE_NEEDED, b"x")
     credential, context, output = acquire(fake), SecHandle(), make_output()
     initialize(fake, credential, None, context, output)
     status = initialize(fake, None, context, context, make_output(), make_input(b"y"))
@@ -906,11 +906,11 @@ def test_planned_context_has_nothing_to_go_on_with(fake):
 
 
 @pytest.mark.parametrize("what", ["credential", "context"])
-def test_planned_release_reports_and_releases_all_the_same(fake, what):
+def test_injected_release_reports_and_releases_all_the_same(fake, what):
     credential = acquire(fake)
     context, output = first_leg(fake, credential)
     free(fake, output)
-    fake.plan(FREES[what], 0x80090304)
+    fake.inject(FREES[what], 0x80090304)
     statuses = [
         fake.DeleteSecurityContext(byref(context)),
         fake.FreeCredentialsHandle(byref(credential)),
@@ -919,10 +919,10 @@ def test_planned_release_reports_and_releases_all_the_same(fake, what):
     fake.assert_clean()
 
 
-def test_planned_release_of_a_buffer_reports_and_releases_all_the_same(fake):
+def test_injected_release_of_a_buffer_reports_and_releases_all_the_same(fake):
     credential = acquire(fake)
     context, output = first_leg(fake, credential)
-    fake.plan("FreeContextBuffer", 0x80090304)
+    fake.inject("FreeContextBuffer", 0x80090304)
     status = fake.FreeContextBuffer(output.buffer.pvBuffer)
     assert name_of(status) == "SEC_E_INTERNAL_ERROR"
     end(fake, credential, context)

@@ -106,7 +106,7 @@ def test_flow_ignores_a_reply_to_a_final_token(fake, server):
 
 
 def test_flow_yields_an_empty_token_when_sspi_wants_an_answer_to_nothing(fake):
-    fake.plan(ISC, SEC_I_CONTINUE_NEEDED, b"")
+    fake.inject(ISC, SEC_I_CONTINUE_NEEDED, b"")
     flow = authenticate("x", secur32=fake)
     token = next(flow)
     assert token == b"" and not token.final
@@ -114,7 +114,7 @@ def test_flow_yields_an_empty_token_when_sspi_wants_an_answer_to_nothing(fake):
 
 
 def test_flow_yields_an_empty_token_when_sspi_gives_no_buffer_at_all(fake):
-    fake.plan(ISC, SEC_I_CONTINUE_NEEDED)
+    fake.inject(ISC, SEC_I_CONTINUE_NEEDED)
     flow = authenticate("x", secur32=fake)
     assert next(flow) == b""
     flow.close()
@@ -122,14 +122,14 @@ def test_flow_yields_an_empty_token_when_sspi_gives_no_buffer_at_all(fake):
 
 @pytest.mark.parametrize("token", [None, b""], ids=["no-buffer", "empty-buffer"])
 def test_flow_returns_without_a_token_when_the_first_leg_is_ok_and_empty(fake, token):
-    fake.plan(ISC, SEC_E_OK, token)
+    fake.inject(ISC, SEC_E_OK, token)
     with pytest.raises(StopIteration) as done:
         next(authenticate("x", secur32=fake))
     done.value.value.close()
 
 
 def test_flow_completes_on_the_same_descriptor_and_is_done(fake):
-    fake.plan(ISC, SEC_I_COMPLETE_NEEDED, b"digest")
+    fake.inject(ISC, SEC_I_COMPLETE_NEEDED, b"digest")
     flow = authenticate("x", secur32=fake)
     token = next(flow)  # the fake calls another descriptor a crime
     assert token == b"digest" and token.final
@@ -138,17 +138,17 @@ def test_flow_completes_on_the_same_descriptor_and_is_done(fake):
 
 
 def test_flow_completes_and_continues(fake):
-    fake.plan(ISC, SEC_I_COMPLETE_AND_CONTINUE, b"one")
+    fake.inject(ISC, SEC_I_COMPLETE_AND_CONTINUE, b"one")
     flow = authenticate("x", secur32=fake)
     token = next(flow)
     assert token == b"one" and not token.final
-    fake.plan(ISC, SEC_E_OK, b"two")
+    fake.inject(ISC, SEC_E_OK, b"two")
     assert flow.send(b"reply").final
     finish(flow, None).close()
 
 
 def test_flow_reads_the_token_after_it_was_completed(fake, mocker):
-    fake.plan(ISC, SEC_I_COMPLETE_NEEDED, b"before")
+    fake.inject(ISC, SEC_I_COMPLETE_NEEDED, b"before")
     real = fake.CompleteAuthToken
 
     def complete(context, descriptor):
@@ -337,7 +337,7 @@ def test_require_names_unknown_bits_in_hexadecimal(fake, server):
 
 
 def test_require_names_the_requested_package_when_the_other_cannot_be_had(fake, server):
-    fake.plan("QueryContextAttributesW", sspi_client.SEC_E_INTERNAL_ERROR)
+    fake.inject("QueryContextAttributesW", sspi_client.SEC_E_INTERNAL_ERROR)
     flow = authenticate(NTLM_SPN, require=ISC_RET.MUTUAL_AUTH, secur32=fake)
     with pytest.raises(SspiError, match="Negotiate did not grant MUTUAL_AUTH"):
         drive(flow, server.accept)
@@ -366,7 +366,7 @@ def test_without_ntlm_no_ntlm_is_offered(fake):
 
 @pytest.mark.parametrize("wrapped", [b"", b"\x60\x30"], ids=["raw", "wrapped"])
 def test_without_ntlm_a_token_that_carries_it_never_leaves(fake, wrapped):
-    fake.plan(ISC, SEC_I_CONTINUE_NEEDED, wrapped + b"NTLMSSP\0\1\0\0\0")
+    fake.inject(ISC, SEC_I_CONTINUE_NEEDED, wrapped + b"NTLMSSP\0\1\0\0\0")
     flow = authenticate(KERBEROS_SPN, allow_ntlm=False, secur32=fake)
     with pytest.raises(SspiError, match="allow_ntlm is False") as caught:
         next(flow)
@@ -375,7 +375,7 @@ def test_without_ntlm_a_token_that_carries_it_never_leaves(fake, wrapped):
 
 
 def test_without_ntlm_an_error_token_that_carries_it_is_dropped(fake):
-    fake.plan(ISC, sspi_client.SEC_E_INTERNAL_ERROR, b"NTLMSSP\0\1\0\0\0")
+    fake.inject(ISC, sspi_client.SEC_E_INTERNAL_ERROR, b"NTLMSSP\0\1\0\0\0")
     flow = authenticate(KERBEROS_SPN, allow_ntlm=False, secur32=fake)
     with pytest.raises(SspiError) as caught:
         next(flow)
@@ -424,7 +424,7 @@ def test_context_has_no_flags_when_nobody_tells_them(fake, server, mocker):
     real = getattr(fake, ISC)
     mocker.patch.object(fake, ISC, lambda *a: real(*a[:10], None, a[11]))
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+        fake.inject("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
         assert context.flags == 0
 
 
@@ -432,13 +432,13 @@ def test_context_asks_for_the_package_another_way_when_the_first_is_unknown(
     fake, server
 ):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+        fake.inject("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
         assert context.package == "NTLM"
 
 
 def test_context_query_that_fails_costs_nothing_else(fake, server):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+        fake.inject("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
         with pytest.raises(SspiError) as caught:
             _ = context.user
         assert (caught.value.target, caught.value.package) == (NTLM_SPN, "Negotiate")
@@ -447,18 +447,18 @@ def test_context_query_that_fails_costs_nothing_else(fake, server):
 
 def test_context_package_is_empty_when_sspi_answers_with_nothing(fake, server, mocker):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", SEC_E_OK)
+        fake.inject("QueryContextAttributesW", SEC_E_OK)
         assert context.package == ""
 
 
 def test_packages_is_empty_when_sspi_answers_with_nothing(fake):
-    fake.plan("EnumerateSecurityPackagesW", SEC_E_OK)
+    fake.inject("EnumerateSecurityPackagesW", SEC_E_OK)
     assert sspi_client.packages(fake) == []
 
 
 def test_session_key_is_empty_when_sspi_answers_with_nothing(fake, server):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", SEC_E_OK)
+        fake.inject("QueryContextAttributesW", SEC_E_OK)
         assert context.session_key == b""
 
 

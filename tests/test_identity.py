@@ -316,7 +316,7 @@ def test_password_is_wiped_when_the_list_is_carried(fake, kept):
 
 
 def test_password_is_wiped_when_sspi_refuses(fake, kept):
-    fake.plan("AcquireCredentialsHandleW", sspi_client.SEC_E_UNKNOWN_CREDENTIALS)
+    fake.inject("AcquireCredentialsHandleW", sspi_client.SEC_E_UNKNOWN_CREDENTIALS)
     with pytest.raises(SspiError):
         acquire(fake, Identity("CORP\\alice", SECRET))
     assert [bytes(array).strip(b"\0") for array in kept] == [b""]
@@ -421,7 +421,7 @@ def test_refused_identity_tells_no_password(refused):
 
 
 def test_refused_acquisition_tells_no_password(fake):
-    fake.plan("AcquireCredentialsHandleW", sspi_client.SEC_E_UNKNOWN_CREDENTIALS)
+    fake.inject("AcquireCredentialsHandleW", sspi_client.SEC_E_UNKNOWN_CREDENTIALS)
     with pytest.raises(SspiError) as caught:
         acquire(fake, Identity("alice", SECRET))
     assert SECRET not in everything_said(caught.value)

@@ -360,7 +360,7 @@ def test_drive_refuses_a_flow_that_was_closed(flow, server):
 
 
 def test_drive_refuses_a_flow_that_has_failed(fake, flow, server):
-    fake.plan("InitializeSecurityContextW", sspi_client.SEC_E_INTERNAL_ERROR)
+    fake.inject("InitializeSecurityContextW", sspi_client.SEC_E_INTERNAL_ERROR)
     with pytest.raises(sspi_client.SspiError):
         next(flow)
     with pytest.raises(RuntimeError, match="this flow has ended before"):
@@ -469,9 +469,9 @@ def test_fake_secur32_refuses_what_is_no_domain(logon):
         FakeSecur32("CORP", logon)
 
 
-def test_fake_secur32_refuses_a_plan_for_an_unknown_function(fake):
+def test_fake_secur32_refuses_an_injection_for_an_unknown_function(fake):
     with pytest.raises(ValueError, match="no function 'AcceptSecurityContext'"):
-        fake.plan("AcceptSecurityContext", 0)
+        fake.inject("AcceptSecurityContext", 0)
 
 
 def test_fake_server_refuses_what_is_no_domain():
@@ -530,6 +530,6 @@ def test_fake_domain_refuses_a_url_as_a_service():
     [("SEC_E_OK",), (None,), (0, "token"), (0, b"", 0), (0, b"", True)],
     ids=["name", "nothing", "text", "zeroth", "bool"],
 )
-def test_plan_refuses_what_it_could_not_answer(fake, arguments):
+def test_injection_refuses_what_it_could_not_answer(fake, arguments):
     with pytest.raises(TypeError):
-        fake.plan("InitializeSecurityContextW", *arguments)
+        fake.inject("InitializeSecurityContextW", *arguments)

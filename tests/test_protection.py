@@ -629,7 +629,7 @@ def test_number_is_not_spent_when_sspi_protects_nothing(
     connect, fake, numbers, function
 ):
     context, _ = connect("kerberos", secur32=numbers)
-    fake.plan(function, sspi_client.SEC_E_INSUFFICIENT_MEMORY)
+    fake.inject(function, sspi_client.SEC_E_INSUFFICIENT_MEMORY)
     protects = {"EncryptMessage": context.wrap, "MakeSignature": context.sign}[function]
     with pytest.raises(SspiError):
         protects(b"one")
@@ -904,7 +904,7 @@ def test_refusal_of_sspi_reaches_the_caller(connect, fake, function):
         "MakeSignature": lambda: context.sign(b"data"),
         "VerifySignature": lambda: context.verify(b"data", server.sign(b"data")),
     }[function]
-    fake.plan(function, sspi_client.SEC_E_CONTEXT_EXPIRED)
+    fake.inject(function, sspi_client.SEC_E_CONTEXT_EXPIRED)
     with pytest.raises(SspiError) as caught:
         call()
     assert (caught.value.name, caught.value.function) == (

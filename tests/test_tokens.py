@@ -119,7 +119,7 @@ def test_package_shows_its_name_and_longest_token(fake):
 
 
 def test_packages_raises_when_secur32_refuses(fake):
-    fake.plan("EnumerateSecurityPackagesW", sspi_client.SEC_E_INSUFFICIENT_MEMORY)
+    fake.inject("EnumerateSecurityPackagesW", sspi_client.SEC_E_INSUFFICIENT_MEMORY)
     with pytest.raises(SspiError) as caught:
         sspi_client.packages(fake)
     assert caught.value.function == "EnumerateSecurityPackagesW"
