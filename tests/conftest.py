@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from watched import WatchedSecur32
 from world import KERBEROS_SPN, USERS
 
 import sspi_client
@@ -38,9 +39,9 @@ def domain():
 @pytest.fixture
 def fake(domain):
     """A secur32 with alice logged on; at the end nothing may be alive or misused."""
-    secur32 = sspi_client.FakeSecur32(domain, logon="alice")
+    secur32 = WatchedSecur32(domain, logon="alice")
     yield secur32
-    if secur32._credentials or secur32._contexts or secur32._buffers:
+    if secur32._raw.alive():
         gc.collect()  # what a test left in a cycle; collecting always would cost
     secur32.assert_clean()
 

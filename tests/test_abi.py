@@ -29,6 +29,7 @@ SecPkgContext_SessionKey 16 8: SessionKeyLength 0 0, SessionKey 8 4 *
 SecPkgContext_PackageInfoW 8 4: PackageInfo 0 0 *
 SecPkgContext_NegotiationInfoW 16 8: PackageInfo 0 0 *, NegotiationState 8 4
 SecPkgContext_Flags 4 4: Flags 0 0
+SecPkgContext_KeyInfoW 32 20: sSignatureAlgorithmName 0 0 *, sEncryptAlgorithmName 8 4 *, KeySize 16 8, SignatureAlgorithm 20 12, EncryptAlgorithm 24 16
 SecPkgCredentials_NamesW 8 4: sUserName 0 0 *
 """  # noqa: E501  # a structure a line, however long
 REQUIRED_STRUCTURES = {

@@ -34,7 +34,7 @@ packages       Negotiate, tokens to 48000 bytes
 KERBEROS = """\
 logged on as   CORP\\alice
 target         HTTP/web.corp.test
-first token    SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NTLM): Kerberos AP-REQ
+first token    SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NEGOEX, NTLM): Kerberos AP-REQ
                {length} bytes
 in a header    {encoded} characters of base64
                within 8190 (Apache, LimitRequestFieldSize)
