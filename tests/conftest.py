@@ -31,6 +31,13 @@ def pytest_collection_finish(session):
     gc.freeze()  # the collections below then look at what a test made alone
 
 
+@pytest.fixture(autouse=True)
+def no_secur32_is_loaded():
+    sspi_client._loaded.clear()  # a test may have put one of its own there
+    yield
+    sspi_client._loaded.clear()
+
+
 @pytest.fixture
 def domain():
     return sspi_client.FakeDomain("CORP", USERS, [KERBEROS_SPN])
