@@ -95,7 +95,7 @@ NTLM = "NTLM"
 class _Bits(IntFlag):
     def __str__(self) -> str:
         names = [bit.name or "" for bit in type(self) if bit & self]
-        unknown = self & ~sum(type(self))
+        unknown = int(self) & ~sum(map(int, type(self)))
         return " | ".join(names + [f"0x{unknown:X}"] * bool(unknown or not names))
 
 
