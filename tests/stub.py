@@ -1,4 +1,4 @@
-"""A secur32 that is as simple as can be, of real C calls: for tests of the client alone.
+"""A secur32 that is as simple as can be, of real C calls, to test the client alone.
 
     stub = Stub(package="Kerberos")
     context = stub.context()
