@@ -38,12 +38,15 @@ class Stub:
     package: what NEGOTIATION_INFO tells. granted: what is written to pfContextAttr.
     answers: attribute -> a function that fills its structure, or a status.
     problems: exceptions that came up in here; ctypes would lose them.
+    targets: what legs were asked for. identity: the last pAuthData: field -> the
+    UTF-16 units of it (bytes, if it is ANSI), Flags -> what it is.
     """
 
     def __init__(self, package="Kerberos", granted=ALL_GRANTED, block=0):
         self.package, self.granted, self.block = package, granted, block
         self.token = b"token of a stub"
         self.alive, self.calls, self.problems = {}, [], []
+        self.targets, self.identity = [], None
         self._names = {}
         self._serials = iter(range(0x1000, 1 << 20))
         for name in sspi_client.PROTOTYPES:
@@ -87,11 +90,13 @@ class Stub:
 
     def on_AcquireCredentialsHandleW(self, *arguments):
         handle, expiry = arguments[7:]
+        self.identity = arguments[4] and self._read_identity(arguments[4])
         self._hand_out(handle, "credential")
         self._write_time(expiry, NEVER)
 
     def on_InitializeSecurityContextW(self, *arguments):
         context, handle, output = arguments[1], arguments[8], arguments[9]
+        self.targets.append(self._read_text(arguments[2]))
         if not context:
             self._hand_out(handle, "context")
         buffer = output.contents.pBuffers[0]
@@ -116,6 +121,29 @@ class Stub:
     def _write_time(stamp, value):
         stamp.contents.LowPart = value & 0xFFFFFFFF
         stamp.contents.HighPart = value >> 32
+
+    @staticmethod
+    def _read_identity(address):
+        auth = sspi_client.SEC_WINNT_AUTH_IDENTITY_EXW.from_address(address)
+        if auth.Version != sspi_client.SEC_WINNT_AUTH_IDENTITY_VERSION:
+            auth = sspi_client.SEC_WINNT_AUTH_IDENTITY_W.from_address(address)
+        unit = ctypes.c_uint16
+        if auth.Flags & sspi_client.SEC_WINNT_AUTH_IDENTITY_ANSI:
+            unit = ctypes.c_ubyte
+        read = {"Flags": auth.Flags}
+        for field in ("User", "Domain", "Password"):
+            if getattr(auth, field):
+                kind = unit * getattr(auth, field + "Length")
+                read[field] = list(kind.from_address(getattr(auth, field)))
+        return read
+
+    @staticmethod
+    def _read_text(wide):
+        units = []
+        while wide[len(units)]:
+            units.append(wide[len(units)])
+        octets = b"".join(unit.to_bytes(2, "little") for unit in units)
+        return octets.decode("utf-16-le", "surrogatepass")
 
     # Queries
 
