@@ -5,13 +5,13 @@
 
 A trace function stands in for Ctrl-C and for an allocation that fails: it raises
 KeyboardInterrupt or MemoryError before the Nth opcode of our own code, for each N, in
-scenarios on the fake. The fake judges: a handle or a buffer that is freed twice, or
-that is not its own, is a crime, and fails the run. What is alive afterwards must be
+scenarios on the fake. The fake judges: a handle or a buffer that is freed twice, and
+a credential before its context, is a crime, and fails the run. What is alive afterwards must be
 freed by the next close(), or when the last name of it goes.
 
 Printed for each scenario: the opcodes that were interrupted; how often the next close()
 had something left to free; and how often something was lost for good, with the lines
-where it was. A loss is not a failure unless it is more than --losses allow.
+where it was. A crime or a loss is a failure, but for losses in MAY_LOSE.
 """
 
 import argparse
@@ -30,11 +30,14 @@ from sspi_client import Credential, Identity, authenticate, drive  # noqa: E402
 KERBEROS_SPN, NTLM_SPN = "HTTP/web.corp.test", "HTTP/printer.corp.test"
 DOMAIN = sspi_client.FakeDomain("CORP", {"alice": "Secret123!"}, [KERBEROS_SPN])
 FILE = sspi_client.__file__
-CUT = next(
-    number
-    for number, line in enumerate(Path(FILE).read_text(encoding="utf-8").splitlines(), 1)
-    if line.startswith("# 8<")
-)
+LINES = Path(FILE).read_text(encoding="utf-8").splitlines()
+CUT = next(number for number, line in enumerate(LINES, 1) if line.startswith("# 8<"))
+
+
+#: Functions in which an interruption may lose something for good. Each needs a reason.
+MAY_LOSE = ()
+# PyPy traces lines alone.
+GRAIN = "opcode" if sys.implementation.name == "cpython" else "line"
 
 
 # -- scenarios: each gets a fake and a list for what is to be closed afterwards --
@@ -96,14 +99,14 @@ class Trace:
         self.reason, self.left, self.place = reason, nth, None
 
     def __call__(self, frame, event, argument):
-        code = frame.f_code
-        if code.co_filename != FILE or code.co_firstlineno >= CUT:
+        if frame.f_code.co_filename != FILE or for_the_fake(frame):
             return None  # nobody interrupts the fake: Windows is not Python
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if GRAIN == "opcode":
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self.watch
 
     def watch(self, frame, event, argument):
-        if event == "opcode":
+        if event == GRAIN:
             self.left -= 1
             if self.left == 0:
                 sys.settrace(None)
@@ -112,8 +115,17 @@ class Trace:
         return self.watch
 
 
+def for_the_fake(frame):
+    """Tell whether the fake runs, or a function of ours that the fake called."""
+    while frame:
+        if frame.f_code.co_filename == FILE and frame.f_code.co_firstlineno >= CUT:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def interrupted(scenario, reason, nth):
-    """Run it once; return (where, whether close() had work, what was lost)."""
+    """Run it once; return (where, if close() had work, what was lost, crimes)."""
     fake = sspi_client.FakeSecur32(DOMAIN, logon="alice")
     opened, trace = [], Trace(reason, nth)
     with warnings.catch_warnings():
@@ -130,9 +142,7 @@ def interrupted(scenario, reason, nth):
             thing.close()
         opened.clear()
         gc.collect()
-    if fake.crimes:
-        raise AssertionError(f"{scenario.__name__}, {trace.place}: {fake.crimes}")
-    return trace.place, before > alive(fake), alive(fake)
+    return trace.place, before > alive(fake), alive(fake), fake.crimes
 
 
 def alive(fake):
@@ -140,17 +150,21 @@ def alive(fake):
 
 
 def attack(scenario, reason, stride=1):
-    """Interrupt at every stride-th opcode; return (opcodes, closings, losses)."""
-    opcodes, closings, losses, nth = 0, 0, Counter(), 1
+    """Interrupt at every stride-th opcode.
+
+    Returns: (opcodes, closings, place -> losses, (place, crime) -> how often).
+    """
+    opcodes, closings, losses, crimes, nth = 0, 0, Counter(), Counter(), 1
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         while True:
-            place, closed, lost = interrupted(scenario, reason, nth)
+            place, closed, lost, judged = interrupted(scenario, reason, nth)
+            crimes.update((place, crime) for crime in judged)
             if place is None:
-                return opcodes, closings, losses
+                return opcodes, closings, losses, crimes
             opcodes += 1
             closings += closed
-            losses[place] += bool(lost)
+            losses[place] += bool(lost and place.split(",")[0] not in MAY_LOSE)
             nth += stride
     finally:
         sys.unraisablehook = hook
@@ -165,6 +179,8 @@ def near_the_limit(depth):
     fake = sspi_client.FakeSecur32(DOMAIN, logon="alice")
     server = sspi_client.FakeServer(DOMAIN)
     context = drive(authenticate(KERBEROS_SPN, secur32=fake), server.accept)
+    for name in ("DeleteSecurityContext", "FreeCredentialsHandle", "FreeContextBuffer"):
+        setattr(fake, name, with_room(getattr(fake, name)))
 
     def dive(left):
         if left:
@@ -186,6 +202,20 @@ def near_the_limit(depth):
     return alive(fake)
 
 
+def with_room(function):
+    """The function, which needs no frames of Python: as with a DLL."""
+
+    def call(*arguments):
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + 100)
+        try:
+            return function(*arguments)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    return call
+
+
 def frames():
     found, frame = [], sys._getframe(1)
     while frame:
@@ -197,13 +227,15 @@ def frames():
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stride", type=int, default=1)
-    parser.add_argument("--losses", type=int, default=0, help="allowed; default: none")
     options = parser.parse_args(arguments)
-    total, lost = 0, 0
+    total, lost, guilty = 0, 0, 0
     for reason in (KeyboardInterrupt, MemoryError):
         for scenario in SCENARIOS:
-            opcodes, closings, losses = attack(scenario, reason, options.stride)
+            opcodes, closings, losses, crimes = attack(
+                scenario, reason, options.stride
+            )
             total += opcodes
+            guilty += sum(crimes.values())
             here = sum(losses.values())
             lost += here
             print(
@@ -213,11 +245,13 @@ def main(arguments=None):
             )
             for place, times in (+losses).items():
                 print(f"    lost: {place}" + (f" ({times})" if times > 1 else ""))
+            for (place, crime), times in crimes.items():
+                print(f"    CRIME: {place}: {crime} ({times})")
     depths = {depth: near_the_limit(depth) for depth in range(1, 60)}
     stuck = [depth for depth, left in depths.items() if left]
     print(f"close() with 1 to 59 frames left: {len(stuck)} times lost {stuck or ''}")
-    print(f"{total:,} opcodes interrupted: nothing freed twice, {lost} times lost")
-    return 1 if lost > options.losses or stuck else 0
+    print(f"{total:,} opcodes interrupted: {guilty} crimes, {lost} times lost")
+    return 1 if guilty or lost or stuck else 0
 
 
 if __name__ == "__main__":
