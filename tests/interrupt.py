@@ -5,9 +5,9 @@
 
 A trace function stands in for Ctrl-C and for an allocation that fails: it raises
 KeyboardInterrupt or MemoryError before the Nth opcode of our own code, for each N, in
-scenarios on the fake. The fake judges: a handle or a buffer that is freed twice, and
-a credential before its context, is a crime, and fails the run. What is alive afterwards must be
-freed by the next close(), or when the last name of it goes.
+scenarios on the fake. The fake judges: what is freed twice, or a credential before its
+context, is a crime. What is alive afterwards must be freed by the next close(), or when
+the last name of it goes.
 
 Printed for each scenario: the opcodes that were interrupted; how often the next close()
 had something left to free; and how often something was lost for good, with the lines

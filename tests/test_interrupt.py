@@ -3,13 +3,14 @@
 import interrupt
 import pytest
 
+STRIDE = 23 if interrupt.GRAIN == "opcode" else 3
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize(
     "scenario", interrupt.SCENARIOS, ids=lambda scenario: scenario.__name__
 )
 def test_interrupted_client_frees_nothing_twice_and_loses_nothing(scenario, reason):
-    points, _, losses, crimes = interrupt.attack(scenario, reason, stride=23)
+    points, _, losses, crimes = interrupt.attack(scenario, reason, STRIDE)
     assert points > 20, "the trace function was not called"
     assert not crimes
     assert not +losses
