@@ -6,6 +6,7 @@ legal, logs on, and is escaped wherever we show it.
 """
 
 import ctypes
+import io
 
 import pytest
 from stub import ALL_GRANTED, TOKEN, Stub, scrambled, vouched
@@ -255,6 +256,17 @@ def test_explain_escapes_what_it_does_not_know(odd, capsys):
     assert sspi_client.main(["explain", f"SEC_E_{odd}"]) == 2
     said = capsys.readouterr()
     assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
+
+
+@pytest.mark.parametrize("encoding, name", [("utf-8", "bób"), ("ascii", "b\\xf3b")])
+def test_diagnose_writes_what_standard_output_can_take(encoding, name, mocker):
+    fake = FakeSecur32(FakeDomain("CORP", {"bób": "password"}), logon="bób")
+    mocker.patch.object(sspi_client, "Secur32", lambda: fake)
+    written = io.BytesIO()
+    mocker.patch("sys.stdout", io.TextIOWrapper(written, encoding, write_through=True))
+    sspi_client.main(["diagnose"])
+    assert f"CORP\\{name}" in written.getvalue().decode(encoding)
+    fake.assert_clean()
 
 
 # -- how long a name may be ----------------------------------------------------

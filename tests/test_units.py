@@ -88,3 +88,47 @@ def test_bytes_are_written_as_they_are(allow_ntlm):
         "Password": list(password),
         "Flags": 1,  # sspi.h, SEC_WINNT_AUTH_IDENTITY_ANSI
     }
+
+
+# -- code pages: on Windows by MultiByteToWideChar, elsewhere by Python's codecs -
+
+
+@pytest.mark.parametrize(
+    "octets, code_page",
+    [
+        (b"pass\x81", 932),  # ends in the middle of a character
+        (b"\x81", 932),
+        (b"pass\xff", 65001),
+        (b"pass\xe2\x82", 65001),
+        (b"\xed\xa0\x80", 65001),  # a surrogate, which UTF-8 has none of
+        (b"pass\x80\x20word", 936),
+    ],
+    ids=lambda value: repr(value),
+)
+@pytest.mark.parametrize("place", ["user", "password", "domain"])
+def test_bytes_that_are_no_character_of_the_page_are_a_value_error(
+    octets, code_page, place
+):
+    parts = {"user": b"alice", "password": b"password", "domain": b"CORP"}
+    parts[place] = octets
+    with pytest.raises(ValueError, match=f"code page {code_page}"):
+        Identity.from_ansi(**parts, code_page=code_page)
+
+
+@pytest.mark.parametrize(
+    "octets, code_page, text",
+    [
+        (b"p\xe4ss", 1252, "p\xe4ss"),
+        (b"\x80", 1252, "\u20ac"),
+        (b"p\x84ss", 437, "p\xe4ss"),
+        (b"\x83\x5c", 932, "\u30bd"),  # its second half is a backslash
+        (b"\xe2\x82\xac", 65001, "\u20ac"),
+        (b"\xf0\x90\x80\x80", 65001, "\U00010000"),
+    ],
+    ids=lambda value: ascii(value),
+)
+def test_bytes_of_a_code_page_become_units(octets, code_page, text):
+    identity = Identity.from_ansi(b"alice", octets, b"CORP", code_page)
+    encoded = text.encode("utf-16-le")
+    due = [low | high << 8 for low, high in zip(encoded[::2], encoded[1::2])]
+    assert seen_by_sspi(identity)["Password"] == due
