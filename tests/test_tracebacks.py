@@ -63,7 +63,8 @@ def leaks(error, boxes=()):
             code = traceback.tb_frame.f_code
             if Path(code.co_filename) == FILE and code.co_firstlineno < CUT:
                 for name, value in list(traceback.tb_frame.f_locals.items()):
-                    what = what_it_holds(name, value, boxes) + what_it_shows(name, value)
+                    what = what_it_holds(name, value, boxes)
+                    what += what_it_shows(name, value)
                     found += [
                         f"{code.co_name}, line {traceback.tb_lineno}: {name} holds {w}"
                         for w in what
@@ -106,7 +107,8 @@ def what_it_shows(name, value):
         shown = repr(value)
     except Exception as error:
         return [f"what has no repr: {type(error).__name__}"]
-    return ["a repr of the password"] if PASSWORD in shown and name != "password" else []
+    told = PASSWORD in shown and name != "password"
+    return ["a repr of the password"] if told else []
 
 
 def octets_of(thing):
