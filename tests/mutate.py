@@ -75,6 +75,11 @@ class Finder(ast.NodeVisitor):
                 self.visit(kept)
             self.statements(node.body)
             return
+        if isinstance(node, ast.If) and ast.unparse(node.test).startswith(NOT_RUN):
+            for kept in node.orelse:
+                self.visit(kept)
+            self.statements(node.orelse)
+            return
         super().visit(node)
         for body in ("body", "orelse", "finalbody"):
             if isinstance(getattr(node, body, None), list):
@@ -92,10 +97,6 @@ class Finder(ast.NodeVisitor):
                     self.add("statement left out", node, "pass")
 
     def visit_If(self, node):
-        if ast.unparse(node.test).startswith(NOT_RUN):
-            for kept in node.orelse:
-                self.visit(kept)
-            return
         self.add("condition negated", node.test, f"not ({self.text(node.test)})")
         self.generic_visit(node)
 
