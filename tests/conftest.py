@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     gc.collect()
-    gc.freeze()  # the collections below then look at what a test made alone
+    if hasattr(gc, "freeze"):  # CPython's: PyPy's collector moves and has ages
+        gc.freeze()  # the collections below then look at what a test made alone
 
 
 @pytest.fixture(autouse=True)

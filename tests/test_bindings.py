@@ -55,6 +55,23 @@ HASHES = {
     "ed25519": "sha256",
     "ed448": "sha256",
     "unknown-ripemd160": "sha256",
+    "dsa-sha1": "sha256",
+    "dsa-sha224": "sha224",
+    "dsa-sha256": "sha256",
+    "dsa-sha384": "sha384",
+    "dsa-sha512": "sha512",
+    "dsa-sha3-224": "sha3_224",
+    "dsa-sha3-256": "sha3_256",
+    "dsa-sha3-384": "sha3_384",
+    "dsa-sha3-512": "sha3_512",
+    "rsa-sha3-224": "sha3_224",
+    "rsa-sha3-256": "sha3_256",
+    "rsa-sha3-384": "sha3_384",
+    "rsa-sha3-512": "sha3_512",
+    "ecdsa-sha3-224": "sha3_224",
+    "ecdsa-sha3-256": "sha3_256",
+    "ecdsa-sha3-384": "sha3_384",
+    "ecdsa-sha3-512": "sha3_512",
 }
 
 
@@ -76,6 +93,19 @@ def test_certificate_is_hashed_as_the_rule_says(entry):
 
 def test_every_signature_has_its_certificate():
     assert CERTIFICATES.keys() == HASHES.keys()
+
+
+@pytest.mark.parametrize("place, bits", [(7, 224), (8, 256), (9, 384), (10, 512)])
+def test_sha3_as_a_parameter_of_rsassa_pss_is_the_hash(place, bits):
+    """OpenSSL 3.0 makes none: the hash that a certificate names is exchanged.
+
+    NIST, hashAlgs: id-sha256 is 2.16.840.1.101.3.4.2.1, id-sha3-224 is ...2.7.
+    """
+    sha256 = bytes.fromhex("608648016503040201")
+    der = CERTIFICATES["pss-sha256"].replace(sha256, sha256[:-1] + bytes([place]))
+    assert der != CERTIFICATES["pss-sha256"]
+    due = hashlib.new(f"sha3_{bits}", der).digest()
+    assert tls_server_end_point(der) == PREFIX + due
 
 
 PSS_SHA512 = bytes.fromhex("0609608648016503040203")

