@@ -2,7 +2,8 @@
 
 import pytest
 
-from sspi_client import main
+import sspi_client
+from sspi_client import SspiError, main
 
 LOGON_DENIED = "SEC_E_LOGON_DENIED (0x8009030C, -2146893044)"
 
@@ -51,3 +52,24 @@ def test_option_behind_explain_is_an_option(capsys):
         main(["explain", "--help"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("usage: sspi_client explain")
+
+
+@pytest.mark.parametrize(
+    "told, shown",
+    [
+        ("Zugriff verweigert.\r\n", "Zugriff verweigert."),
+        ("<no description>", ""),
+        ("", ""),
+    ],
+)
+def test_windows_explains_what_we_do_not(told, shown, mocker):
+    asked = []
+
+    def format_error(code):
+        asked.append(code)
+        return told
+
+    mocker.patch.object(sspi_client.sys, "platform", "win32")
+    mocker.patch("ctypes.FormatError", format_error, create=True)
+    assert SspiError(0xC0000022, "AcquireCredentialsHandleW").hint == shown
+    assert set(asked) == {0xC0000022 - 2**32}  # GetLastError()'s kind: signed
