@@ -351,14 +351,14 @@ def drive(
     _expect("flow", flow, "a generator", hasattr(flow, "send"))
     if getattr(flow, "gi_frame", flow) is None:
         raise RuntimeError("this flow has already ended")
-    reply: Any = None
+    held: list[Any] = [None]  # what goes on is popped: no traceback shows it
     try:
         while True:
             try:
-                held = [flow.send(reply)]
+                held.append(flow.send(held.pop()))
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
-            reply = exchange(held.pop())  # a traceback from there shows no header
+            held.append(exchange(held.pop()))
     finally:
         flow.close()
 
@@ -497,11 +497,12 @@ def _checked_reply(reply: bytes | None, token: bytes) -> bytes:
     reply = bytes(reply or b"")
     if reply and reply != token:
         return reply
+    echoed, reply = bool(reply), None
     hint = (
         "The reply is our own last token: the transport echoed it, or the wrong "
         "variable was sent back."
     )
-    if not reply:
+    if not echoed:
         hint = (
             "The peer sent no token, and the handshake is not finished: it refused us "
             "(with NTLM usually the password), or it does not speak this package. Or "
@@ -535,6 +536,7 @@ def _check_granted(handles: _Handles, request: _Request) -> None:
         hint = f"{ISC_RET(request.require)} was required; this is a null session."
     elif missing:
         package = handles.negotiated() or request.package
+        package = _printable(package)
         hint = f"{package} did not grant {ISC_RET(missing)}, which was required."
     else:
         return
@@ -607,13 +609,13 @@ class Identity(_NotCopied):
                 raise TypeError(f"each part must be bytes, not {kind.__name__}")
         if _decode_ansi(b"x", code_page) is None:
             raise ValueError(f"this machine has no code page {code_page}")
-        user_text = _decode_ansi(user, code_page)
-        domain_text = _decode_ansi(domain or b"", code_page)
-        text_password = _decode_ansi(password, code_page)
-        if user_text is None or domain_text is None or text_password is None:
-            del text_password
+        names = [_decode_ansi(user, code_page), _decode_ansi(domain or b"", code_page)]
+        if None in names or _decode_ansi(password, code_page) is None:
             raise ValueError(f"bytes that mean nothing in code page {code_page}")
-        return cls(user_text, text_password, None if domain is None else domain_text)
+        return cls(
+            names[0] or "", _decode_ansi(password, code_page) or "",
+            None if domain is None else names[1],
+        )
 
     def __repr__(self) -> str:
         return f"Identity({self.user!r}, ..., {self.domain!r})"
@@ -1334,6 +1336,7 @@ class _Buffers:
         self.descriptor = SecBufferDesc(SECBUFFER_VERSION, 0, buffers)
         self.memory: bytearray | None = None
         self._address = 0
+        self.function = ""  # the one that was called last
 
     def lay_out(self, *parts: tuple[int, Buffer | int]) -> None:
         """Copy and describe *parts*: BufferType, and its content or room [bytes].
@@ -1366,7 +1369,7 @@ class _Buffers:
             return b""
         start = (part.pvBuffer or 0) - self._address
         memory = memoryview(self.memory or b"")
-        _expect_answer(0 <= start < len(memory), "Context")
+        _expect_answer(0 <= start <= len(memory), self.function)
         return bytes(memory[start : start + length])
 
 
@@ -1405,13 +1408,13 @@ class _Frame(_Buffers):
 
     def protect(self, function: str, quality: int, sequence: int) -> None:
         """Call EncryptMessage or MakeSignature."""
-        call = getattr(self.secur32, function)
+        self.function, call = function, getattr(self.secur32, function)
         _check(call(self.context, quality, self.descriptor, sequence), function)
 
     def open(self, function: str, sequence: int) -> bool:
         """Call DecryptMessage or VerifySignature; return whether it was encrypted."""
         quality = ULONG(0)
-        call = getattr(self.secur32, function)
+        self.function, call = function, getattr(self.secur32, function)
         _check(call(self.context, self.descriptor, sequence, quality), function)
         return quality.value != SECQOP_WRAP_NO_ENCRYPT
 
@@ -1466,10 +1469,10 @@ def _session_key(secur32: Any, context: SecHandle) -> bytes:
     try:
         _query(secur32, context, SECPKG_ATTR_SESSION_KEY, answer)
         _expect_answer(answer.SessionKey and answer.SessionKeyLength)
-        key = _bytes_at(answer.SessionKey, answer.SessionKeyLength)
-        memset(answer.SessionKey, 0, len(key))
-        return key
+        return _bytes_at(answer.SessionKey, answer.SessionKeyLength)
     finally:
+        if answer.SessionKey:
+            memset(answer.SessionKey, 0, answer.SessionKeyLength)
         _free_buffer(secur32, answer.SessionKey)
 
 
@@ -1548,24 +1551,32 @@ def _release(held: list[SecHandle], free: Callable[[SecHandle], int]) -> None:
     """Release the handle in *held*, if it is still there and was ever filled.
 
     pop() is the claim, and it is atomic: of two threads one gets the handle, and
-    it counts as released only when its memory is invalid again. MemoryError and
-    RecursionError come before the DLL is reached; the handle goes back, and the
-    next close() tries again. Ctrl-C in these lines, outside of the call, is the
-    one thing that leaks a handle: putting it back could release it twice.
+    it counts as released once its memory is invalid. map() takes it from *calls*,
+    makes the call and notes its status in one step, which Ctrl-C cannot split. What
+    was not called goes back for the next close(); so does what ctypes refused with
+    MemoryError or RecursionError, before the DLL was reached. Ctrl-C in the lines
+    before map() and in the last ones is what can still leak a handle.
     """
+    statuses: list[int] = []
     try:
         handle = held.pop()
     except IndexError:
         return
+    calls = iter([handle])
     try:
         if _is_valid(handle):
-            free(handle)
+            statuses.extend(map(free, calls))
+        else:
+            next(calls)
     except (MemoryError, RecursionError):
-        held.append(handle)
+        if not statuses:
+            calls = iter([handle])
         raise
     finally:
-        if not held:
-            _invalidate(handle)
+        if next(calls, None) is None:
+            handle.dwLower = handle.dwUpper = _INVALID
+        else:
+            held.append(handle)
 
 
 def _no_handle() -> SecHandle:

@@ -73,8 +73,8 @@ def test_flow_refuses_to_be_copied(way, fake):
 
 
 @ways
-def test_fake_refuses_to_be_copied(way, fake):
-    refused(way, fake, "FakeSecur32")
+def test_fake_refuses_to_be_copied(way, domain):
+    refused(way, sspi_client.FakeSecur32(domain), "FakeSecur32")
 
 
 @ways
