@@ -2387,7 +2387,8 @@ class FakeDomain(_Whole):
         # Not in a frame from here on: error trackers show what stands there.
         self.users, self.name = users, ""
         del users
-        _expect("users", self.users, "a dict, name -> password", self._are_users())
+        if not isinstance(self.users, dict):
+            raise TypeError("users must be a dict, name -> password")
         _expect("name", name, "str", isinstance(name, str))
         several = hasattr(services, "__iter__")
         several &= not isinstance(services, (bytes, str))
@@ -2396,7 +2397,10 @@ class FakeDomain(_Whole):
         for service in self.services:
             _check_target(service)
         for user, password in self.users.items():
-            _check_kinds(user, password, "")
+            if not isinstance(user, str) or not isinstance(password, str):
+                raise TypeError("users must be a dict of str, name -> password")
+            if "\0" in password:
+                raise ValueError(f"the password of {user!r} holds a NUL")
             if "\\" in user or "@" in user:
                 raise ValueError(f"users are bare names, 'alice' and not {user!r}")
         for text in (name, *self.users):
@@ -2406,9 +2410,6 @@ class FakeDomain(_Whole):
         self.dns_name = name.lower() if "." in name else f"{name.lower()}.test"
         self.users = dict(self.users)
         self._key = _random(16)
-
-    def _are_users(self) -> bool:
-        return isinstance(self.users, dict)
 
     def find(self, user: str, domain: str) -> "Optional[str]":
         """Return the user as *users* spells it, or None. Case does not matter."""
@@ -2463,6 +2464,9 @@ class FakeSecur32(_Whole):
         spnego_signs: bool = True, withhold: int = 0, grant: int = 0,
         expires: "Optional[datetime]" = None, max_token: "Optional[int]" = None,
     ) -> None:  # fmt: skip
+        self.domain = domain
+        self.calls: "List[str]" = []
+        self.crimes: "List[str]" = []
         _expect("domain", domain, "FakeDomain", isinstance(domain, FakeDomain))
         _expect("logon", logon, "str", logon is None or isinstance(logon, str))
         user = None if logon is None else domain.find(logon, "")
@@ -2477,13 +2481,11 @@ class FakeSecur32(_Whole):
         _check_bits("grant", grant)
         if max_token is not None:
             _check_bits("max_token", max_token)
-        self.domain, self.logon = domain, user
+        self.logon = user
         self.controller, self.ntlm, self.bare_ntlm = controller, ntlm, bare_ntlm
         self.spnego_signs, self.max_token = spnego_signs, max_token
         self.withhold, self.grant = int(withhold), int(grant)
         self.expires = None if expires is None else _check_expiry(expires)
-        self.calls: "List[str]" = []
-        self.crimes: "List[str]" = []
         self._injected: "Dict[Tuple[str, int], Tuple[int, Optional[bytes]]]" = {}
         self._raw = _FakeCalls(self)
         for name in PROTOTYPES:
@@ -2539,6 +2541,7 @@ class FakeServer(_Whole):
         require: int = 0, require_128: bool = False, ntlm: bool = True,
         clock_ahead: float = 0,
     ) -> None:  # fmt: skip
+        self.domain, self.complete, self._over = domain, False, False
         _expect("domain", domain, "FakeDomain", isinstance(domain, FakeDomain))
         _check_bindings(channel_bindings)
         _check_bits("require", require)
@@ -2549,10 +2552,9 @@ class FakeServer(_Whole):
         _expect("clock_ahead", clock_ahead, "a number [s]", number)
         if not abs(clock_ahead) < 10**9:  # a NaN neither
             raise ValueError("clock_ahead is some seconds, not decades")
-        self.domain, self.channel_bindings = domain, channel_bindings
+        self.channel_bindings = channel_bindings
         self.require, self.require_128 = int(require), require_128
         self.ntlm, self.clock_ahead = ntlm, clock_ahead
-        self.complete = self._over = False
         self._mechanism: "Optional[_Mechanism]" = None
 
     def accept(self, token: bytes) -> "Optional[bytes]":
@@ -3415,6 +3417,7 @@ class _NtlmClient(_Mechanism):
     def _authenticate(self, challenge: bytes) -> bytes:
         """Answer a CHALLENGE_MESSAGE: 3.1.5.1.2."""
         _ntlm_expect(challenge, 2, 32)
+        _ntlm_field(challenge, 12)  # the target name must be in there
         flags = self._agree(challenge)
         pairs, stamp = self._answer_pairs(challenge)
         login: "Any" = self._context.credential.login
