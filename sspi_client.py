@@ -3572,7 +3572,8 @@ class _NtlmSession(_Session):
     def __init__(self, key: bytes, flags: int, client: bool) -> None:
         self.key = key
         self.extended = bool(flags & NTLMSSP_NEGOTIATE_EXTENDED_SESSIONSECURITY)
-        self.signs = bool(flags & _NTLM_PROTECTED)
+        self.signs = bool(flags & NTLMSSP_NEGOTIATE_SIGN)
+        self._protects = bool(flags & _NTLM_PROTECTED)
         if self.extended:
             ways = ("client-to-server", "server-to-client")
             ours, theirs = ways if client else reversed(ways)
@@ -3582,7 +3583,8 @@ class _NtlmSession(_Session):
             self._out = self._in = _NtlmOldStream(key, flags)
 
     def sign(self, data: bytes) -> bytes:
-        # Without session security Windows makes a dummy: Wine's test_Signature.
+        # Without SIGN Windows makes a dummy, with SEAL alone too: Wine's
+        # test_Signature, and what pyspnego's authors saw.
         return self._out.signature(data) if self.signs else _le(1) + bytes(12)
 
     def verify(self, data: bytes, signature: bytes) -> None:
@@ -3602,7 +3604,7 @@ class _NtlmSession(_Session):
         # SIGN alone was negotiated we do as Samba and Wine; Windows not verified.
         self._check_protected("EncryptMessage")
         ciphertext = self._out.rc4.process(text)
-        return self._out.signature(signed(text)), ciphertext
+        return self.sign(signed(text)), ciphertext
 
     def unseal(
         self, token: bytes, text: bytes, signed: "Callable[[bytes], bytes]" = bytes
@@ -3611,14 +3613,14 @@ class _NtlmSession(_Session):
         before = self._in.rc4.copy()
         data = self._in.rc4.process(text)
         try:
-            self._in.check(signed(data), token)
+            self.verify(signed(data), token)
         except SspiError:
             self._in.rc4 = before
             raise
         return data, True
 
     def _check_protected(self, function: str) -> None:
-        if not self.signs:  # Wine's tests: Vista and later
+        if not self._protects:  # Wine's tests: Vista and later
             raise SspiError(SEC_E_UNSUPPORTED_FUNCTION, function)
 
     def mech_list_mic(self, mech_types: bytes) -> bytes:

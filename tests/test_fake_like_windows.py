@@ -131,6 +131,14 @@ def test_old_signatures_match_the_specification():
     assert token.hex() == "010000000000000009dcd1df2e459d36"
 
 
+def test_signature_is_a_dummy_when_sealing_alone_was_negotiated():
+    # pyspnego's own NTLM does so, since its authors saw SSPI do it.
+    session = sspi_client._NtlmSession(b"k" * 16, FLAGS & ~SIGN, client=True)
+    token, text = session.seal(b"text", True)
+    assert token == b"\1" + bytes(15) == session.sign(b"text")
+    assert text != b"text"
+
+
 def test_old_signatures_are_understood_and_altered_ones_refused():
     flags = 0xE2028233
     ends = [sspi_client._NtlmSession(b"k" * 16, flags, client=c) for c in (True, False)]
