@@ -2522,7 +2522,8 @@ class FakeDomain(_Whole):
         # Not in a frame from here on: error trackers show what stands there.
         self.users, self.name = users, ""
         del users
-        _expect("users", self.users, "a dict, name -> password", self._are_users())
+        if not isinstance(self.users, dict):
+            raise TypeError("users must be a dict, name -> password")
         _expect("name", name, "str", isinstance(name, str))
         several = hasattr(services, "__iter__")
         several &= not isinstance(services, (bytes, str))
@@ -2531,19 +2532,19 @@ class FakeDomain(_Whole):
         for service in self.services:
             _check_target(service)
         for user, password in self.users.items():
-            _check_kinds(type(user), type(password), str)
+            if not isinstance(user, str) or not isinstance(password, str):
+                raise TypeError("users must be a dict of str, name -> password")
+            if "\0" in password:
+                raise ValueError(f"the password of {user!r} holds a NUL")
             if "\\" in user or "@" in user:
                 raise ValueError(f"users are bare names, 'alice' and not {user!r}")
         for text in (name, *self.users):
-            if "\\" in text or not text or any(not c.isprintable() for c in text):
+            if "\\" in text or not text or _flaw(text, "user"):
                 raise ValueError(f"{text!r} cannot be the name of a domain or a user")
         self.name = name.partition(".")[0].upper()
         self.dns_name = name.lower() if "." in name else f"{name.lower()}.test"
         self.users = dict(self.users)
         self._key = _random(16)
-
-    def _are_users(self) -> bool:
-        return isinstance(self.users, dict)
 
     def find(self, user: str, domain: str) -> str | None:
         """Return the user as *users* spells it, or None. Case does not matter."""
@@ -2598,6 +2599,9 @@ class FakeSecur32(_Whole):
         spnego_signs: bool = True, withhold: int = 0, grant: int = 0,
         expires: datetime | None = None, max_token: int | None = None,
     ) -> None:  # fmt: skip
+        self.domain = domain
+        self.calls: list[str] = []
+        self.crimes: list[str] = []
         _expect("domain", domain, "FakeDomain", isinstance(domain, FakeDomain))
         _expect("logon", logon, "str", logon is None or isinstance(logon, str))
         user = None if logon is None else domain.find(logon, "")
@@ -2612,13 +2616,11 @@ class FakeSecur32(_Whole):
         _check_bits("grant", grant)
         if max_token is not None:
             _check_bits("max_token", max_token)
-        self.domain, self.logon = domain, user
+        self.logon = user
         self.controller, self.ntlm, self.bare_ntlm = controller, ntlm, bare_ntlm
         self.spnego_signs, self.max_token = spnego_signs, max_token
         self.withhold, self.grant = int(withhold), int(grant)
         self.expires = None if expires is None else _check_expiry(expires)
-        self.calls: list[str] = []
-        self.crimes: list[str] = []
         self._injected: dict[tuple[str, int], tuple[int, bytes | None]] = {}
         self._raw = _FakeCalls(self)
         for name in PROTOTYPES:
@@ -2674,6 +2676,7 @@ class FakeServer(_Whole):
         require: int = 0, require_128: bool = False, ntlm: bool = True,
         clock_ahead: float = 0,
     ) -> None:  # fmt: skip
+        self.domain, self.complete, self._over = domain, False, False
         _expect("domain", domain, "FakeDomain", isinstance(domain, FakeDomain))
         _check_bindings(channel_bindings)
         _check_bits("require", require)
@@ -2684,10 +2687,9 @@ class FakeServer(_Whole):
         _expect("clock_ahead", clock_ahead, "a number [s]", number)
         if not abs(clock_ahead) < 10**9:  # a NaN neither
             raise ValueError("clock_ahead is some seconds, not decades")
-        self.domain, self.channel_bindings = domain, channel_bindings
+        self.channel_bindings = channel_bindings
         self.require, self.require_128 = int(require), require_128
         self.ntlm, self.clock_ahead = ntlm, clock_ahead
-        self.complete = self._over = False
         self._mechanism: _Mechanism | None = None
 
     def accept(self, token: bytes) -> bytes | None:
@@ -2732,15 +2734,15 @@ class FakeServer(_Whole):
 
     def seal(self, data: bytes) -> tuple[bytes, bytes]:
         """As Context.seal()."""
-        return self._session().seal(bytes(data), True)
+        return self._session().seal(bytes(data), True)  # type: ignore[no-any-return]
 
     def unseal(self, token: bytes, ciphertext: bytes) -> bytes:
         """As Context.unseal()."""
-        return self._session().unseal(bytes(token), bytes(ciphertext))[0]
+        return bytes(self._session().unseal(bytes(token), bytes(ciphertext))[0])
 
     def sign(self, data: bytes) -> bytes:
         """As Context.sign()."""
-        return self._session().sign(bytes(data))
+        return bytes(self._session().sign(bytes(data)))
 
     def verify(self, data: bytes, signature: bytes) -> None:
         """As Context.verify()."""
@@ -2749,9 +2751,9 @@ class FakeServer(_Whole):
     @property
     def session_key(self) -> bytes:
         """As Context.session_key."""
-        return self._session().key
+        return bytes(self._session().key)
 
-    def _session(self) -> _Session:
+    def _session(self) -> Any:
         if not self.complete or self._mechanism is None or not self._mechanism.session:
             raise RuntimeError("this FakeServer is not complete")
         return self._mechanism.session
@@ -3376,7 +3378,7 @@ class _FakeContext:
             raise SspiError(SEC_E_UNSUPPORTED_FUNCTION, "")
         return _NtlmClient(self, inside and self.fake.spnego_signs)
 
-    def session(self) -> _Session:
+    def session(self) -> Any:
         mechanism = self.mechanism
         if mechanism is None or not mechanism.complete or mechanism.session is None:
             raise SspiError(SEC_E_INVALID_HANDLE, "")
@@ -3442,8 +3444,11 @@ class _Mechanism:
 class _Session:
     """Messages under one key, numbered in each direction.
 
-    *signed* makes what is signed of the clear text: a message may have headers
-    that are signed and not encrypted. Whatever is refused leaves the state alone.
+    sign(data) -> signature; verify(data, signature).
+    seal(text, encrypt, signed) -> (token, text as it travels); unseal(token, text,
+    signed) -> (clear text, whether it was encrypted); trailer(blob) -> how long the
+    token at its head is. *signed* makes what is signed of the clear text: a message
+    may have headers that are not encrypted. What is refused leaves the state alone.
 
     signs: there is integrity at all. extended: NTLM's newer signatures.
     tells_quality: DecryptMessage writes pfQOP; NTLM's does not (Wine's tests).
@@ -3451,31 +3456,11 @@ class _Session:
 
     signs = extended = tells_quality = True
     key = b""
-
-    def sign(self, data: bytes) -> bytes:
-        raise NotImplementedError
-
-    def verify(self, data: bytes, signature: bytes) -> None:
-        raise NotImplementedError
-
-    def seal(
-        self, text: bytes, encrypt: bool, signed: Callable[[bytes], bytes] = bytes
-    ) -> tuple[bytes, bytes]:
-        """Return (token, text as it travels)."""
-        raise NotImplementedError
-
-    def unseal(
-        self, token: bytes, text: bytes, signed: Callable[[bytes], bytes] = bytes
-    ) -> tuple[bytes, bool]:
-        """Return (clear text, whether it was encrypted)."""
-        raise NotImplementedError
-
-    def trailer(self, blob: bytes) -> int:
-        """Return how long the token at the head of *blob* is."""
-        raise NotImplementedError
+    sign: Any
+    verify: Any
 
     def mech_list_mic(self, mech_types: bytes) -> bytes:
-        return self.sign(mech_types)
+        return bytes(self.sign(mech_types))
 
     def check_mech_list_mic(self, mech_types: bytes, mic: bytes) -> None:
         self.verify(mech_types, mic)
@@ -3550,6 +3535,7 @@ class _NtlmClient(_Mechanism):
     def _authenticate(self, challenge: bytes) -> bytes:
         """Answer a CHALLENGE_MESSAGE: 3.1.5.1.2."""
         _ntlm_expect(challenge, 2, 32)
+        _ntlm_field(challenge, 12)  # the target name must be in there
         flags = self._agree(challenge)
         pairs, stamp = self._answer_pairs(challenge)
         login: Any = self._context.credential.login
@@ -3704,7 +3690,8 @@ class _NtlmSession(_Session):
     def __init__(self, key: bytes, flags: int, client: bool) -> None:
         self.key = key
         self.extended = bool(flags & NTLMSSP_NEGOTIATE_EXTENDED_SESSIONSECURITY)
-        self.signs = bool(flags & _NTLM_PROTECTED)
+        self.signs = bool(flags & NTLMSSP_NEGOTIATE_SIGN)
+        self._protects = bool(flags & _NTLM_PROTECTED)
         if self.extended:
             ways = ("client-to-server", "server-to-client")
             ours, theirs = ways if client else reversed(ways)
@@ -3714,7 +3701,8 @@ class _NtlmSession(_Session):
             self._out = self._in = _NtlmOldStream(key, flags)
 
     def sign(self, data: bytes) -> bytes:
-        # Without session security Windows makes a dummy: Wine's test_Signature.
+        # Without SIGN Windows makes a dummy, with SEAL alone too: Wine's
+        # test_Signature, and what pyspnego's authors saw.
         return self._out.signature(data) if self.signs else _le(1) + bytes(12)
 
     def verify(self, data: bytes, signature: bytes) -> None:
@@ -3734,7 +3722,7 @@ class _NtlmSession(_Session):
         # SIGN alone was negotiated we do as Samba and Wine; Windows not verified.
         self._check_protected("EncryptMessage")
         ciphertext = self._out.rc4.process(text)
-        return self._out.signature(signed(text)), ciphertext
+        return self.sign(signed(text)), ciphertext
 
     def unseal(
         self, token: bytes, text: bytes, signed: Callable[[bytes], bytes] = bytes
@@ -3743,14 +3731,14 @@ class _NtlmSession(_Session):
         before = self._in.rc4.copy()
         data = self._in.rc4.process(text)
         try:
-            self._in.check(signed(data), token)
+            self.verify(signed(data), token)
         except SspiError:
             self._in.rc4 = before
             raise
         return data, True
 
     def _check_protected(self, function: str) -> None:
-        if not self.signs:  # Wine's tests: Vista and later
+        if not self._protects:  # Wine's tests: Vista and later
             raise SspiError(SEC_E_UNSUPPORTED_FUNCTION, function)
 
     def mech_list_mic(self, mech_types: bytes) -> bytes:
@@ -4201,10 +4189,8 @@ _MUTUAL_AUTH, _DCE = _MUTUAL_AUTH, ISC_RET.USED_DCE_STYLE.value
 #: error-code of a KRB-ERROR (RFC 4120 7.5.9) -> what Windows says. 41 is known from
 #: many threads about doubled SPNs; the others follow their meaning, not verified.
 _KRB_ERRORS = {
-    6: SEC_E_LOGON_DENIED, 7: SEC_E_TARGET_UNKNOWN, 14: SEC_E_KDC_UNKNOWN_ETYPE,
-    18: SEC_E_LOGON_DENIED, 24: SEC_E_LOGON_DENIED, 32: SEC_E_CONTEXT_EXPIRED,
-    34: SEC_E_OUT_OF_SEQUENCE, 35: SEC_E_WRONG_PRINCIPAL, 37: SEC_E_TIME_SKEW,
-    41: SEC_E_WRONG_PRINCIPAL,
+    7: SEC_E_TARGET_UNKNOWN, 32: SEC_E_CONTEXT_EXPIRED, 35: SEC_E_WRONG_PRINCIPAL,
+    37: SEC_E_TIME_SKEW, 41: SEC_E_WRONG_PRINCIPAL,
 }  # fmt: skip
 
 
@@ -4330,26 +4316,24 @@ class _KerberosSession(_Session):
 
     def sign(self, data: bytes) -> bytes:
         """A MIC token: 4.2.6.1, 28 bytes."""
-        header = b"\4\4" + bytes([self._ours]) + b"\xff" * 5 + _be8(self._sent)
         self._sent += 1
-        return header + self._checksum(data, header)
+        return self._token(4, self._ours, b"\xff" * 4, _be8(self._sent - 1), data)
 
     def verify(self, data: bytes, signature: bytes) -> None:
         number = signature[8:16]
-        header = b"\4\4" + bytes([self._theirs]) + b"\xff" * 5 + number
-        self._receive(signature == header + self._checksum(data, header), number)
+        due = self._token(4, self._theirs, b"\xff" * 4, number, data)
+        self._receive(signature == due, number)
 
     def seal(
         self, text: bytes, encrypt: bool, signed: Callable[[bytes], bytes] = bytes
     ) -> tuple[bytes, bytes]:
-        """A wrap token, 4.2.6.2: header, checksum; sealed, 32 bytes more, which stand
-        for confounder and encrypted header. The text stays in one piece."""
+        """A wrap token, 4.2.6.2, of 28 bytes; sealed, 32 more, which stand for the
+        confounder and the encrypted header. The text stays in one piece."""
         if encrypt and not self._confidential:  # winkerberos' test_confidentiality
             raise SspiError(SEC_E_QOP_NOT_SUPPORTED, "EncryptMessage")
-        header = self._header(self._ours, encrypt, _be8(self._sent))
         self._sent += 1
         nonce = _random(32) if encrypt else b""
-        token = header + self._checksum(nonce + signed(text), header) + nonce
+        token = self._wrapped(self._ours, nonce, _be8(self._sent - 1), signed(text))
         return token, _mask(self.key + token[16:], text) if encrypt else text
 
     def unseal(
@@ -4357,18 +4341,24 @@ class _KerberosSession(_Session):
     ) -> tuple[bytes, bool]:
         encrypted, number = len(token) == 60, token[8:16]
         plain = _mask(self.key + token[16:], text) if encrypted else text
-        header = self._header(self._theirs, encrypted, number)
-        checksum = self._checksum(token[28:] + signed(plain), header)
-        self._receive(token[:28] == header + checksum, number)
+        due = self._wrapped(self._theirs, token[28:], number, signed(plain))
+        self._receive(token == due, number)
         return plain, encrypted
 
     def trailer(self, blob: bytes) -> int:
         return min(60 if blob[2:3] and blob[2] & 2 else 28, len(blob))
 
-    def _header(self, sender: int, encrypt: bool, number: bytes) -> bytes:
-        sizes = b"\0\0\0\x1c" if encrypt else b"\0\x0c\0\x0c"  # EC and RRC
-        flags = bytes([sender | (2 if encrypt else 0)])
-        return b"\5\4" + flags + b"\xff" + sizes + number
+    def _wrapped(self, sender: int, nonce: bytes, number: bytes, data: bytes) -> bytes:
+        sealed = len(nonce) == 32
+        sizes = b"\0\0\0\x1c" if sealed else b"\0\x0c\0\x0c"  # EC and RRC
+        sender |= 2 if sealed else 0
+        return self._token(5, sender, sizes, number, nonce + data) + nonce
+
+    def _token(
+        self, kind: int, flags: int, sizes: bytes, number: bytes, data: bytes
+    ) -> bytes:
+        header = bytes([kind, 4, flags, 0xFF]) + sizes + number
+        return header + _hmac_md5(self.key, data, header)[:12]
 
     def _receive(self, intact: bool, number: bytes) -> None:
         if not intact:
@@ -4376,9 +4366,6 @@ class _KerberosSession(_Session):
         if int.from_bytes(number, "big") != self._received:
             raise SspiError(SEC_E_OUT_OF_SEQUENCE, "DecryptMessage")
         self._received += 1
-
-    def _checksum(self, data: bytes, header: bytes) -> bytes:
-        return _hmac_md5(self.key, data, header)[:12]
 
 
 def _kerberos_message(tag: int, kind: int, *fields: bytes) -> bytes:
@@ -4480,24 +4467,23 @@ def _md4(message: bytes) -> bytes:
     return b"".join(_le(word) for word in state)
 
 
+#: The shifts of each round, its constant, and the order of its words.
+_MD4_ROUNDS = (
+    ((3, 7, 11, 19), 0, tuple(range(16))),
+    ((3, 5, 9, 13), 0x5A827999, tuple(n % 4 * 4 + n // 4 for n in range(16))),
+    ((3, 9, 11, 15), 0x6ED9EBA1, tuple(int(f"{n:04b}"[::-1], 2) for n in range(16))),
+)
+
+
 def _md4_block(
     block: list[int], a: int, b: int, c: int, d: int
 ) -> tuple[int, int, int, int]:
-    for step in range(48):
-        place, turn = step % 16, step % 4
-        if step < 16:
-            mixed = (b & c | ~b & d) + block[place]
-            shift = (3, 7, 11, 19)[turn]
-        elif step < 32:
-            order = place % 4 * 4 + place // 4
-            mixed = (b & c | b & d | c & d) + block[order] + 0x5A827999
-            shift = (3, 5, 9, 13)[turn]
-        else:
-            order = (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15)[place]
-            mixed = (b ^ c ^ d) + block[order] + 0x6ED9EBA1
-            shift = (3, 9, 11, 15)[turn]
-        word = a + mixed & 0xFFFFFFFF
-        a, b, c, d = d, (word << shift | word >> 32 - shift) & 0xFFFFFFFF, b, c
+    for number, (shifts, constant, order) in enumerate(_MD4_ROUNDS):
+        for step, place in enumerate(order):
+            mixed = (b & c | ~b & d, b & c | b & d | c & d, b ^ c ^ d)[number]
+            word = a + mixed + block[place] + constant & 0xFFFFFFFF
+            shift = shifts[step % 4]
+            a, b, c, d = d, (word << shift | word >> 32 - shift) & 0xFFFFFFFF, b, c
     return a, b, c, d
 
 

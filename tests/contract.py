@@ -16,20 +16,13 @@ import contextlib
 import ctypes
 import threading
 
-from world import describe, pointee
+from world import BINDINGS, USERS, describe, pointee
+from world import KERBEROS_SPN as TARGET  # here it has no key
 
 import sspi_client
 from sspi_client import ISC_REQ, ISC_RET, KERBEROS, NEGOTIATE, NTLM, Identity
 
-USERS = {
-    "alice": "Secret123!",
-    "bob": "Pä55wörd€",
-    "emoji": "pass\U0001f600word",
-    "empty": "",
-}
 ALICE = Identity("alice", USERS["alice"], "CORP")
-TARGET = "HTTP/web.corp.test"
-BINDINGS = b"tls-server-end-point:" + bytes(range(32))
 OTHER_BINDINGS = b"tls-server-end-point:" + bytes(32)
 LONG = bytes(range(256)) * 300  # more than 65,536 bytes
 

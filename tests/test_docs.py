@@ -1,5 +1,6 @@
-"""Every Python block of README.md runs, on the fake."""
+"""Every Python block of README.md and docs/testing.md runs, on the fake."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -40,6 +41,25 @@ def test_readme_block_runs(source, mocker):
     names["secur32"].assert_clean()
     fake.assert_clean()
     assert fake.calls or names["secur32"].calls
+
+
+def test_testing_page_runs():
+    # One page, one world: its blocks build on those before them.
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    sources = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    names = {}
+    for source in sources:
+        exec(compile(source, "docs/testing.md", "exec"), names)
+    assert len(sources) == 8
+
+
+def test_testing_page_names_every_knob():
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    for kind in (sspi_client.FakeSecur32, sspi_client.FakeServer):
+        knobs = inspect.signature(kind).parameters.values()
+        for knob in knobs:
+            if knob.kind is knob.KEYWORD_ONLY:
+                assert f"{knob.name}=" in page, knob.name
 
 
 def test_readme_is_short():

@@ -446,7 +446,7 @@ def test_challenge_message_is_as_laid_out_byte_by_byte(fake, server, mocker):
     assert server.accept(negotiate) == (
         b"NTLMSSP\0\2\0\0\0"
         b"\x08\0\x08\0\x38\0\0\0"  # the target name: 8 bytes at 56
-        b"\x35\x82\x89\xe2"  # Unicode for OEM, no LM_KEY, and now: target information, target is a domain
+        b"\x35\x82\x89\xe2"  # no OEM nor LM_KEY; target information, a domain
         + SERVER_CHALLENGE + bytes(8)
         + struct.pack("<HHI", len(info), len(info), 64)
         + bytes.fromhex("0a00614a0000000f") + utf16("CORP") + info

@@ -177,10 +177,11 @@ def fake():
         ("spnego-ntlm", "HTTP/printer.lab.test", "Negotiate", 0, (
             "SPNEGO NegTokenInit (NTLM): NTLM NEGOTIATE",
             "SPNEGO NegTokenResp (accept-incomplete): NTLM CHALLENGE",
-            "SPNEGO NegTokenResp: NTLM AUTHENTICATE",
+            "SPNEGO NegTokenResp (accept-incomplete): NTLM AUTHENTICATE",
             "SPNEGO NegTokenResp (accept-completed)")),
         ("spnego-kerberos", "HTTP/web.lab.test", "Negotiate", 0, (
-            "SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NTLM): Kerberos AP-REQ",
+            "SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NEGOEX, NTLM): "
+            "Kerberos AP-REQ",
             "SPNEGO NegTokenResp (accept-completed): Kerberos AP-REP")),
     ):
         world = sspi_client.FakeDomain("LAB", {"alice": PASSWORD},
