@@ -2404,7 +2404,7 @@ class FakeDomain(_Whole):
             if "\\" in user or "@" in user:
                 raise ValueError(f"users are bare names, 'alice' and not {user!r}")
         for text in (name, *self.users):
-            if "\\" in text or not text or any(not c.isprintable() for c in text):
+            if "\\" in text or not text or any(map(_is_control, text)):
                 raise ValueError(f"{text!r} cannot be the name of a domain or a user")
         self.name = name.partition(".")[0].upper()
         self.dns_name = name.lower() if "." in name else f"{name.lower()}.test"
@@ -2428,10 +2428,10 @@ class FakeDomain(_Whole):
         known = [service.lower().partition("@")[0] for service in self.services]
         if target not in known or realm not in ("", self.dns_name):
             return None
-        return _hmac_md5(self._key, target.encode())
+        return _hmac_md5(self._key, _utf8(target))
 
     def __repr__(self) -> str:
-        return f"<FakeDomain {self.name}: {len(self.users)} users>"
+        return f"<FakeDomain {repr(self.name)[1:-1]}: {len(self.users)} users>"
 
 
 class FakeSecur32(_Whole):
@@ -2645,6 +2645,10 @@ class FakeServer(_Whole):
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
         return f"<FakeServer of {self.domain!r}, {state}>"
+
+
+def _is_control(c: str) -> bool:
+    return c < " " or "\x7f" <= c <= "\x9f" or c in "\u2028\u2029"
 
 
 def _check_expiry(expires: "datetime") -> int:
@@ -3452,8 +3456,7 @@ class _NtlmClient(_Mechanism):
             pairs[_AV_FLAGS] = _le(given | _AV_FLAG_MIC)
         # 2.2.2.2, Single_Host_Data: its length, four zeros, nothing more, a machine.
         pairs[_AV_SINGLE_HOST] = _le(48) + bytes(12) + _MACHINE_ID
-        target = self._context.target.encode("utf-16-le", "surrogatepass")
-        pairs[_AV_TARGET_NAME] = target
+        pairs[_AV_TARGET_NAME] = _utf16(self._context.target)
         pairs[_AV_CHANNEL_BINDINGS] = _bindings_hash(self._context.bindings)
         return pairs, stamp
 
@@ -3487,13 +3490,13 @@ class _NtlmServer(_Mechanism):
         flags |= NTLMSSP_TARGET_TYPE_DOMAIN
         name, dns = self._server.domain.name, self._server.domain.dns_name
         info = _av_bytes({
-            _AV_NB_DOMAIN: name.encode("utf-16-le"),
-            _AV_NB_COMPUTER: "SERVER".encode("utf-16-le"),
-            _AV_DNS_DOMAIN: dns.encode("utf-16-le"),
-            _AV_DNS_COMPUTER: f"server.{dns}".encode("utf-16-le"),
+            _AV_NB_DOMAIN: _utf16(name),
+            _AV_NB_COMPUTER: _utf16("SERVER"),
+            _AV_DNS_DOMAIN: _utf16(dns),
+            _AV_DNS_COMPUTER: _utf16(f"server.{dns}"),
             _AV_TIMESTAMP: _file_time(),
         })  # fmt: skip
-        target = name.encode("utf-16-le")
+        target = _utf16(name)
         self._negotiate = negotiate
         self._challenge = (
             _NTLMSSP + _le(2) + _ntlm_header(len(target), 56) + _le(flags)
@@ -3683,9 +3686,9 @@ class _NtlmOldStream(_NtlmStream):
 
 def _ntowf_v2(user: str, domain: str, password: str) -> bytes:
     """The key of NTLMv2: 3.3.2, NTOWFv2."""
-    secret = _md4(password.encode("utf-16-le", "surrogatepass"))
+    secret = _md4(_utf16(password))
     name = "".join(map(_upper, user)) + domain
-    return _hmac_md5(secret, name.encode("utf-16-le", "surrogatepass"))
+    return _hmac_md5(secret, _utf16(name))
 
 
 def _upper(character: str) -> str:
@@ -3737,7 +3740,7 @@ def _ntlm_field(message: bytes, at: int) -> bytes:
 
 def _ntlm_text(text: str, flags: int) -> bytes:
     if flags & NTLMSSP_NEGOTIATE_UNICODE:
-        return text.encode("utf-16-le", "surrogatepass")
+        return _utf16(text)
     return text.encode("cp437", "replace")  # OEM, as on an English Windows
 
 
@@ -3795,6 +3798,14 @@ def _file_time() -> bytes:
     import time
 
     return int((time.time() + _SINCE_1601) * 10**7).to_bytes(8, "little")
+
+
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _le(number: int) -> bytes:
@@ -4095,7 +4106,7 @@ class _KerberosClient(_Mechanism):
         target = self._context.target.partition("@")[0]
         ticket = _der(0x61, _der(0x30, _der(0xA0, _der_int(5)),
             *_kerberos_names(0xA1, fake.domain, target),
-            _der(0xA3, _encrypted(service_key, self._key + name.encode())),
+            _der(0xA3, _encrypted(service_key, self._key + _utf8(name))),
         ))  # fmt: skip
         # RFC 4121 4.1.1: the checksum of an authenticator is Lgth, Bnd, Flags.
         checksum = _le(16) + _bindings_hash(self._context.bindings) + _le(self.granted)
@@ -4139,7 +4150,7 @@ class _KerberosServer(_Mechanism):
         ticket = _Fields(_der_items(_der_only(_der_only(fields[0xA3], 0x61), 0x30)))
         sname = _Fields(_der_items(_der_only(ticket[0xA2], 0x30)))
         parts = [part for _, part in _der_items(_der_only(sname[0xA1], 0x30))]
-        target = b"/".join(parts).decode()
+        target = b"/".join(parts).decode("utf-8", "surrogatepass")
         key = self._server.domain.service_key(target)
         if key is None:
             raise self._refusal(SEC_E_WRONG_PRINCIPAL, 35, target)
@@ -4159,7 +4170,8 @@ class _KerberosServer(_Mechanism):
             raise ValueError("DCE style on one side only")
         _check_demands(self._server, granted)
         self.session = _KerberosSession(secret[:16], False, granted)
-        self.granted, self.user, self.target = granted, secret[16:].decode(), target
+        self.granted, self.target = granted, target
+        self.user = secret[16:].decode("utf-8", "surrogatepass")
 
     def _refusal(self, status: int, code: int, target: str) -> SspiError:
         """Build an error with the KRB-ERROR for it: RFC 4120 5.9.1."""
@@ -4248,10 +4260,10 @@ def _kerberos_fields(message: bytes, tag: int, kind: int) -> "Dict[int, bytes]":
 
 def _kerberos_names(tag: int, domain: FakeDomain, target: str) -> "List[bytes]":
     """Return a realm and the name of a service (NT-SRV-INST) under the next tag."""
-    parts = [_der(0x1B, part.encode()) for part in target.split("/", 1)]
+    parts = [_der(0x1B, _utf8(part)) for part in target.split("/", 1)]
     name = _der(0x30, _der(0xA0, _der_int(2)), _der(0xA1, _der(0x30, *parts)))
     return [
-        _der(tag, _der(0x1B, domain.dns_name.upper().encode())), _der(tag + 1, name),
+        _der(tag, _der(0x1B, _utf8(domain.dns_name.upper()))), _der(tag + 1, name),
     ]  # fmt: skip
 
 
