@@ -4368,20 +4368,27 @@ class _RC4:
     """A key stream that goes on from call to call."""
 
     def __init__(self, key: bytes) -> None:
-        state, j = list(range(256)), 0
-        for i in range(256):
-            j = (j + state[i] + key[i % len(key)]) & 0xFF
-            state[i], state[j] = state[j], state[i]
-        self._state, self._i, self._j = state, 0, 0
+        self._key = key
+        self._state: "List[int]" = []  # made when it is needed: half of a handshake
+        self._i = self._j = 0
 
     def copy(self) -> "_RC4":
-        twin = _RC4.__new__(_RC4)
+        twin = _RC4(self._key)
         twin._state, twin._i, twin._j = self._state[:], self._i, self._j
         return twin
 
+    def _schedule(self) -> "List[int]":
+        state, j = list(range(256)), 0
+        for i, octet in enumerate((self._key * (256 // len(self._key) + 1))[:256]):
+            x = state[i]
+            j = (j + x + octet) & 0xFF
+            state[i], state[j] = state[j], x
+        return state
+
     def process(self, data: bytes) -> bytes:
         """Encrypt or decrypt, which is the same. Takes about 0.1 us per byte."""
-        state, i, j = self._state, self._i, self._j
+        state = self._state = self._state or self._schedule()
+        i, j = self._i, self._j
         out = bytearray(len(data))
         for place, byte in enumerate(data):
             i = (i + 1) & 0xFF
