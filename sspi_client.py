@@ -2705,15 +2705,11 @@ class _FakeCalls:
         self._serials = iter(range(0x5EC0, sys.maxsize))  # next() is atomic
 
     def alive(self) -> "List[str]":
-        return [
-            f"{len(live)} {what} alive"
-            for what, live in (
-                ("credentials", self.credentials),
-                ("contexts", self.contexts),
-                ("buffers", self.buffers),
-            )
-            if live
-        ]
+        tables: "Dict[str, Any]" = {
+            "credentials": self.credentials, "contexts": self.contexts,
+            "buffers": self.buffers,
+        }  # fmt: skip
+        return [f"{len(live)} {what} alive" for what, live in tables.items() if live]
 
     def trampoline(self, name: str) -> "Any":
         restype, *argtypes = PROTOTYPES[name]
@@ -3002,14 +2998,10 @@ class _FakeCalls:
     def FreeContextBuffer(self, pvContextBuffer: "Optional[int]") -> None:
         if not pvContextBuffer:  # Wine answers so; Windows not verified
             self._crime("NULL given to FreeContextBuffer", SEC_E_OK)
-        memory = self.buffers.pop(pvContextBuffer or 0, None)
+        memory = self.buffers.pop(pvContextBuffer, None)
         if memory is None:
-            dead = any(
-                addressof(gone) == pvContextBuffer
-                for gone in self._dead
-                if not isinstance(gone, tuple)
-            )
-            what = "twice" if dead else "that is not ours"
+            gone = [addressof(g) for g in self._dead if not isinstance(g, tuple)]
+            what = "twice" if pvContextBuffer in gone else "that is not ours"
             self._crime(f"a buffer freed {what}", SEC_E_INVALID_HANDLE)
         memset(memory, 0xDD, sizeof(memory))  # a read after this shows
         self._remember(memory)
@@ -3997,9 +3989,10 @@ def _neg_token_resp(token: bytes) -> "Tuple[Optional[int], bytes, bytes, bytes]"
     state = _der_only(fields[0xA0], 0x0A) if 0xA0 in fields else None
     if state is not None and (len(state) != 1 or state[0] > _REQUEST_MIC):
         raise ValueError("no such negState")
-    chosen = _der_only(fields[0xA1], 0x06) if 0xA1 in fields else b""
-    response = _der_only(fields[0xA2], 0x04) if 0xA2 in fields else b""
-    mic = _der_only(fields[0xA3], 0x04) if 0xA3 in fields else b""
+    chosen, response, mic = (
+        _der_only(fields[tag], kind) if tag in fields else b""
+        for tag, kind in ((0xA1, 0x06), (0xA2, 0x04), (0xA3, 0x04))
+    )
     return state[0] if state else None, chosen, response, mic
 
 
