@@ -2539,7 +2539,7 @@ class FakeDomain(_Whole):
             if "\\" in user or "@" in user:
                 raise ValueError(f"users are bare names, 'alice' and not {user!r}")
         for text in (name, *self.users):
-            if "\\" in text or not text or _flaw(text, "user"):
+            if "\\" in text or not text or any(map(_is_control, text)):
                 raise ValueError(f"{text!r} cannot be the name of a domain or a user")
         self.name = name.partition(".")[0].upper()
         self.dns_name = name.lower() if "." in name else f"{name.lower()}.test"
@@ -2563,10 +2563,10 @@ class FakeDomain(_Whole):
         known = [service.lower().partition("@")[0] for service in self.services]
         if target not in known or realm not in ("", self.dns_name):
             return None
-        return _hmac_md5(self._key, target.encode())
+        return _hmac_md5(self._key, _utf8(target))
 
     def __repr__(self) -> str:
-        return f"<FakeDomain {self.name}: {len(self.users)} users>"
+        return f"<FakeDomain {repr(self.name)[1:-1]}: {len(self.users)} users>"
 
 
 class FakeSecur32(_Whole):
@@ -2782,6 +2782,10 @@ class FakeServer(_Whole):
         return f"<FakeServer of {self.domain!r}, {state}>"
 
 
+def _is_control(c: str) -> bool:
+    return c < " " or "\x7f" <= c <= "\x9f" or c in "\u2028\u2029"
+
+
 def _check_expiry(expires: datetime) -> int:
     """Convert to [100 ns since 1601-01-01 local time]."""
     from datetime import datetime, timedelta
@@ -2836,15 +2840,11 @@ class _FakeCalls:
         self._serials = iter(range(0x5EC0, sys.maxsize))  # next() is atomic
 
     def alive(self) -> list[str]:
-        return [
-            f"{len(live)} {what} alive"
-            for what, live in (
-                ("credentials", self.credentials),
-                ("contexts", self.contexts),
-                ("buffers", self.buffers),
-            )
-            if live
-        ]
+        tables: dict[str, Any] = {
+            "credentials": self.credentials, "contexts": self.contexts,
+            "buffers": self.buffers,
+        }  # fmt: skip
+        return [f"{len(live)} {what} alive" for what, live in tables.items() if live]
 
     def trampoline(self, name: str) -> Any:
         restype, *argtypes = PROTOTYPES[name]
@@ -3133,14 +3133,10 @@ class _FakeCalls:
     def FreeContextBuffer(self, pvContextBuffer: int | None) -> None:
         if not pvContextBuffer:  # Wine answers so; Windows not verified
             self._crime("NULL given to FreeContextBuffer", SEC_E_OK)
-        memory = self.buffers.pop(pvContextBuffer or 0, None)
+        memory = self.buffers.pop(pvContextBuffer, None)
         if memory is None:
-            dead = any(
-                addressof(gone) == pvContextBuffer
-                for gone in self._dead
-                if not isinstance(gone, tuple)
-            )
-            what = "twice" if dead else "that is not ours"
+            gone = [addressof(g) for g in self._dead if not isinstance(g, tuple)]
+            what = "twice" if pvContextBuffer in gone else "that is not ours"
             self._crime(f"a buffer freed {what}", SEC_E_INVALID_HANDLE)
         memset(memory, 0xDD, sizeof(memory))  # a read after this shows
         self._remember(memory)
@@ -3587,8 +3583,7 @@ class _NtlmClient(_Mechanism):
             pairs[_AV_FLAGS] = _le(given | _AV_FLAG_MIC)
         # 2.2.2.2, Single_Host_Data: its length, four zeros, nothing more, a machine.
         pairs[_AV_SINGLE_HOST] = _le(48) + bytes(12) + _MACHINE_ID
-        target = self._context.target.encode("utf-16-le", "surrogatepass")
-        pairs[_AV_TARGET_NAME] = target
+        pairs[_AV_TARGET_NAME] = _utf16(self._context.target)
         pairs[_AV_CHANNEL_BINDINGS] = _bindings_hash(self._context.bindings)
         return pairs, stamp
 
@@ -3622,13 +3617,13 @@ class _NtlmServer(_Mechanism):
         flags |= NTLMSSP_TARGET_TYPE_DOMAIN
         name, dns = self._server.domain.name, self._server.domain.dns_name
         info = _av_bytes({
-            _AV_NB_DOMAIN: name.encode("utf-16-le"),
-            _AV_NB_COMPUTER: "SERVER".encode("utf-16-le"),
-            _AV_DNS_DOMAIN: dns.encode("utf-16-le"),
-            _AV_DNS_COMPUTER: f"server.{dns}".encode("utf-16-le"),
+            _AV_NB_DOMAIN: _utf16(name),
+            _AV_NB_COMPUTER: _utf16("SERVER"),
+            _AV_DNS_DOMAIN: _utf16(dns),
+            _AV_DNS_COMPUTER: _utf16(f"server.{dns}"),
             _AV_TIMESTAMP: _file_time(),
         })  # fmt: skip
-        target = name.encode("utf-16-le")
+        target = _utf16(name)
         self._negotiate = negotiate
         self._challenge = (
             _NTLMSSP + _le(2) + _ntlm_header(len(target), 56) + _le(flags)
@@ -3818,9 +3813,9 @@ class _NtlmOldStream(_NtlmStream):
 
 def _ntowf_v2(user: str, domain: str, password: str) -> bytes:
     """The key of NTLMv2: 3.3.2, NTOWFv2."""
-    secret = _md4(password.encode("utf-16-le", "surrogatepass"))
+    secret = _md4(_utf16(password))
     name = "".join(map(_upper, user)) + domain
-    return _hmac_md5(secret, name.encode("utf-16-le", "surrogatepass"))
+    return _hmac_md5(secret, _utf16(name))
 
 
 def _upper(character: str) -> str:
@@ -3872,7 +3867,7 @@ def _ntlm_field(message: bytes, at: int) -> bytes:
 
 def _ntlm_text(text: str, flags: int) -> bytes:
     if flags & NTLMSSP_NEGOTIATE_UNICODE:
-        return text.encode("utf-16-le", "surrogatepass")
+        return _utf16(text)
     return text.encode("cp437", "replace")  # OEM, as on an English Windows
 
 
@@ -3930,6 +3925,14 @@ def _file_time() -> bytes:
     import time
 
     return int((time.time() + _SINCE_1601) * 10**7).to_bytes(8, "little")
+
+
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _le(number: int) -> bytes:
@@ -4121,9 +4124,10 @@ def _neg_token_resp(token: bytes) -> tuple[int | None, bytes, bytes, bytes]:
     state = _der_only(fields[0xA0], 0x0A) if 0xA0 in fields else None
     if state is not None and (len(state) != 1 or state[0] > _REQUEST_MIC):
         raise ValueError("no such negState")
-    chosen = _der_only(fields[0xA1], 0x06) if 0xA1 in fields else b""
-    response = _der_only(fields[0xA2], 0x04) if 0xA2 in fields else b""
-    mic = _der_only(fields[0xA3], 0x04) if 0xA3 in fields else b""
+    chosen, response, mic = (
+        _der_only(fields[tag], kind) if tag in fields else b""
+        for tag, kind in ((0xA1, 0x06), (0xA2, 0x04), (0xA3, 0x04))
+    )
     return state[0] if state else None, chosen, response, mic
 
 
@@ -4230,7 +4234,7 @@ class _KerberosClient(_Mechanism):
         target = self._context.target.partition("@")[0]
         ticket = _der(0x61, _der(0x30, _der(0xA0, _der_int(5)),
             *_kerberos_names(0xA1, fake.domain, target),
-            _der(0xA3, _encrypted(service_key, self._key + name.encode())),
+            _der(0xA3, _encrypted(service_key, self._key + _utf8(name))),
         ))  # fmt: skip
         # RFC 4121 4.1.1: the checksum of an authenticator is Lgth, Bnd, Flags.
         checksum = _le(16) + _bindings_hash(self._context.bindings) + _le(self.granted)
@@ -4274,7 +4278,7 @@ class _KerberosServer(_Mechanism):
         ticket = _Fields(_der_items(_der_only(_der_only(fields[0xA3], 0x61), 0x30)))
         sname = _Fields(_der_items(_der_only(ticket[0xA2], 0x30)))
         parts = [part for _, part in _der_items(_der_only(sname[0xA1], 0x30))]
-        target = b"/".join(parts).decode()
+        target = b"/".join(parts).decode("utf-8", "surrogatepass")
         key = self._server.domain.service_key(target)
         if key is None:
             raise self._refusal(SEC_E_WRONG_PRINCIPAL, 35, target)
@@ -4294,7 +4298,8 @@ class _KerberosServer(_Mechanism):
             raise ValueError("DCE style on one side only")
         _check_demands(self._server, granted)
         self.session = _KerberosSession(secret[:16], False, granted)
-        self.granted, self.user, self.target = granted, secret[16:].decode(), target
+        self.granted, self.target = granted, target
+        self.user = secret[16:].decode("utf-8", "surrogatepass")
 
     def _refusal(self, status: int, code: int, target: str) -> SspiError:
         """Build an error with the KRB-ERROR for it: RFC 4120 5.9.1."""
@@ -4383,10 +4388,10 @@ def _kerberos_fields(message: bytes, tag: int, kind: int) -> dict[int, bytes]:
 
 def _kerberos_names(tag: int, domain: FakeDomain, target: str) -> list[bytes]:
     """Return a realm and the name of a service (NT-SRV-INST) under the next tag."""
-    parts = [_der(0x1B, part.encode()) for part in target.split("/", 1)]
+    parts = [_der(0x1B, _utf8(part)) for part in target.split("/", 1)]
     name = _der(0x30, _der(0xA0, _der_int(2)), _der(0xA1, _der(0x30, *parts)))
     return [
-        _der(tag, _der(0x1B, domain.dns_name.upper().encode())), _der(tag + 1, name),
+        _der(tag, _der(0x1B, _utf8(domain.dns_name.upper()))), _der(tag + 1, name),
     ]  # fmt: skip
 
 
@@ -4491,20 +4496,27 @@ class _RC4:
     """A key stream that goes on from call to call."""
 
     def __init__(self, key: bytes) -> None:
-        state, j = list(range(256)), 0
-        for i in range(256):
-            j = (j + state[i] + key[i % len(key)]) & 0xFF
-            state[i], state[j] = state[j], state[i]
-        self._state, self._i, self._j = state, 0, 0
+        self._key = key
+        self._state: list[int] = []  # made when it is needed: half of a handshake
+        self._i = self._j = 0
 
     def copy(self) -> _RC4:
-        twin = _RC4.__new__(_RC4)
+        twin = _RC4(self._key)
         twin._state, twin._i, twin._j = self._state[:], self._i, self._j
         return twin
 
+    def _schedule(self) -> list[int]:
+        state, j = list(range(256)), 0
+        for i, octet in enumerate((self._key * (256 // len(self._key) + 1))[:256]):
+            x = state[i]
+            j = (j + x + octet) & 0xFF
+            state[i], state[j] = state[j], x
+        return state
+
     def process(self, data: bytes) -> bytes:
         """Encrypt or decrypt, which is the same. Takes about 0.1 us per byte."""
-        state, i, j = self._state, self._i, self._j
+        state = self._state = self._state or self._schedule()
+        i, j = self._i, self._j
         out = bytearray(len(data))
         for place, byte in enumerate(data):
             i = (i + 1) & 0xFF

@@ -361,11 +361,23 @@ def test_nothing_of_the_fake_is_copied_or_pickled(domain):
 
 
 def test_representations_are_printable_and_tell_no_secret(domain):
-    users = {"m\u00fcller": "hidden"}
-    strange = sspi_client.FakeDomain("corp", users)
+    users = {"m\u00fcller": "hidden", "\ud800": "hidden", "ali\u00adce": "hidden"}
+    strange = sspi_client.FakeDomain("c\u200bo\ud800rp", users)
     for kind in (sspi_client.FakeSecur32, sspi_client.FakeServer, lambda same: same):
         thing = kind(strange)
         assert repr(thing).isprintable() and "hidden" not in repr(thing)
+
+
+@pytest.mark.parametrize("service", ["HTTP/h\ud800st", "HTTP/other"])
+def test_names_that_cannot_be_printed_log_on_all_the_same(service):
+    world = sspi_client.FakeDomain("C\u200b\ud800", {"\udfff\u00ad": "p"}, [service])
+    server = sspi_client.FakeServer(world)
+    for target in (service, NTLM_SPN):
+        server = sspi_client.FakeServer(world)
+        fake = sspi_client.FakeSecur32(world, "\udfff\u00ad")
+        log_on(fake, server, target)[0].close()
+        assert server.user == "C\u200b\ud800\\\udfff\u00ad"
+        fake.assert_clean()
 
 
 def frames_of(error):

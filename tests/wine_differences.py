@@ -87,7 +87,7 @@ DIFFERENCES = [
     ),
     Difference(
         "check_expiry_is_written_by_the_handshake",
-        "assert 0 == 9223372036854775807",
+        "assert 0 > 0",
         "NTLM's InitializeSecurityContextW leaves ptsExpiry as it was",
     ),
     Difference(

@@ -1,7 +1,8 @@
 """The fake's NTLM and SPNEGO with peers that are not ours, each way, counted.
 
 pyspnego with every combination of the flags that it can ask for, sspi-rs (in PyPI's
-sspilib for Linux) as initiator and as acceptor, curl's --ntlm. Each test prints how
+sspilib for Linux) as initiator and as acceptor, gss-ntlmssp as initiator (as acceptor
+it is in test_fake_to_servers.py), curl's --ntlm. Each test prints how
 many pairs it tried and how many of them were refused as they should be. A rule that
 both halves of the fake share is one that only such a peer can see.
 """
@@ -11,8 +12,10 @@ import http.server
 import itertools
 import os
 import shutil
+import struct
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -261,6 +264,81 @@ def test_sspi_rs_is_our_server(sspirs, fake, tell):
                     assert context.unwrap(server.wrap(text)) == text
     tell(f"FakeSecur32 to sspi-rs, {package}", tried, refused)
     assert refused == 14
+
+
+# gss-ntlmssp
+
+GSS_CONFIDENTIALITY = 0x10  # RFC 2744, GSS_C_CONF_FLAG
+#: GSS_C_INTEG_FLAG, then with sealing, then with all that NTLM knows.
+GSS_FLAGS = (0x20, 0x30, 0x3E)
+
+
+def gss_frames(process):
+    """Return (send, receive) for frames behind their length."""
+
+    def send(frame):
+        process.stdin.write(struct.pack("<I", len(frame)) + frame)
+        process.stdin.flush()
+
+    def receive():
+        head = process.stdout.read(4)
+        if len(head) < 4:
+            return None
+        return process.stdout.read(struct.unpack("<I", head)[0])
+
+    return send, receive
+
+
+def gss_logs_on(server, mech, flags, user, password):
+    """Let gss-ntlmssp log on to *server*, and seal a text there and back."""
+    script = str(Path(__file__).with_name("gss_initiator.py"))
+    with subprocess.Popen(
+        ["/usr/bin/python3", script, mech, str(flags)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        clock = threading.Timer(60, process.kill)
+        clock.start()
+        try:
+            send, receive = gss_frames(process)
+            send(f"CORP\\{user}\0{password}".encode())
+            while True:
+                token = receive()
+                if token in (None, b"done"):
+                    break
+                reply = server.accept(token)
+                if reply:
+                    send(reply)
+            assert token == b"done"
+            if flags & GSS_CONFIDENTIALITY:
+                for text in TEXTS:
+                    send(server.wrap(text))
+                    assert server.unwrap(receive()) == text
+        finally:
+            clock.cancel()
+            process.kill()
+
+
+@pytest.mark.parametrize("mech", ["ntlmssp", "spnego"])
+def test_gss_ntlmssp_is_our_client(corp, tell, mech):
+    probe = ["/usr/bin/python3", "-c", "import gssapi"]
+    found = shutil.which(probe[0]) and subprocess.run(
+        probe, stderr=subprocess.DEVNULL
+    ).returncode == 0  # fmt: skip
+    if not found or not list(Path("/usr/lib").glob("*/gssntlmssp/gssntlmssp.so")):
+        missing("apt-get install gss-ntlmssp python3-gssapi")
+    tried = refused = 0
+    for user, flags, right in itertools.product(USERS, GSS_FLAGS, (True, False)):
+        server = sspi_client.FakeServer(corp)
+        tried += 1
+        try:
+            gss_logs_on(server, mech, flags, user, USERS[user] if right else "wrong")
+        except SspiError as denied:
+            assert not right and denied.name == "SEC_E_LOGON_DENIED"
+            refused += 1
+        else:
+            assert right and server.user == "CORP\\" + user
+    tell(f"gss-ntlmssp to FakeServer, {mech}", tried, refused)
+    assert (tried, refused) == (12, 6)
 
 
 # curl
