@@ -1583,8 +1583,10 @@ def _no_handle() -> SecHandle:
     return SecHandle(_INVALID, _INVALID)
 
 
-def _is_valid(handle: SecHandle) -> bool:  # sspi.h: SecIsValidHandle
-    return bool(handle.dwLower != _INVALID and handle.dwUpper != _INVALID)
+def _is_valid(handle: SecHandle) -> bool:
+    # sspi.h's SecIsValidHandle wants both halves; sspi-rs writes dwLower alone, and
+    # a call that fails leaves both invalid, or we see to it.
+    return bool(handle.dwLower != _INVALID or handle.dwUpper != _INVALID)
 
 
 def _invalidate(handle: SecHandle) -> None:

@@ -60,7 +60,7 @@ DIFFERENCES = [
     ),
     Difference(
         "check_expiry_is_written_by_the_handshake",
-        "assert 0 == 9223372036854775807",
+        "assert 0 > 0",
         "ptsExpiry is left as it was",
     ),
     Difference(
