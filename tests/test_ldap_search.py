@@ -674,7 +674,7 @@ def test_ten_megabytes_cost_linear_time_when_sealed(
 
 
 def test_sealed_socket_copies_little_when_bytes_trickle_in(ldap_search):
-    # As TCP gives them, in small pieces. Twice the bytes may not cost four times.
+    # As TCP gives them, in small pieces.
     class Plain:
         def wrap(self, message):
             return message
@@ -700,11 +700,8 @@ def test_sealed_socket_copies_little_when_bytes_trickle_in(ldap_search):
         assert len(sealed.recv(4096)) > size
         return time.process_time() - began
 
-    cost(1 << 20)
-    assert min(cost(10 << 20) for _ in range(3)) < 2.0
-    small = min(cost(2 << 20) for _ in range(5))
-    large = min(cost(8 << 20) for _ in range(5))
-    assert large < 10 * small  # four times is linear, sixteen is quadratic
+    # To copy all for each piece would be 37 GB, many seconds.
+    assert min(cost(10 << 20) for _ in range(3)) < 1.0
 
 
 def test_sealed_socket_keeps_a_part_when_receiving_times_out(ldap_search):
