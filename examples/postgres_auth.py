@@ -19,8 +19,9 @@ TLS if the server has it, and check no certificate. PostgreSQL looks at no chann
 bindings here, and protects nothing with the context, so it is closed after the
 logon. Encryption by GSS (hostgssenc) is not spoken.
 
-It needs pg8000 1.17 or later. To copy that beside this file, copy what it imports as
-well: scramp and asn1crypto, and python-dateutil (with six) from 1.24 on.
+It needs pg8000 1.17 or later, which began to have both connections. To copy that
+beside this file, copy what it imports as well: scramp, with asn1crypto since scramp
+1.3, and python-dateutil for newer releases.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class SspiLogon:
         try:
             super().__init__(user, host, *arguments, **options)  # type: ignore
         except BaseException:
-            for part in filter(None, (self._sock, self._usock)):
+            parts: Any = (self._sock, self._usock)
+            for part in filter(None, parts):
                 with contextlib.suppress(OSError):
                     part.close()
             raise

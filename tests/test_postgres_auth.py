@@ -57,7 +57,10 @@ def database(server, method, refusal=b"no\x1b[31m such role", seen=None, has_tls
         begin(stream, seen, has_tls)
         stream.write(request(method))
         while True:
-            assert stream.read(1) == b"p"  # and no Flush behind it
+            kind = stream.read(1)
+            if kind == b"X":  # Terminate: SSPI refused on the client's side
+                raise HangUp
+            assert kind == b"p"  # and no Flush behind it
             token = stream.read(int.from_bytes(stream.read(4), "big") - 4)
             try:
                 reply = server.accept(token)
