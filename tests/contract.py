@@ -16,6 +16,8 @@ import contextlib
 import ctypes
 import threading
 
+from world import describe, pointee
+
 import sspi_client
 from sspi_client import ISC_REQ, ISC_RET, KERBEROS, NEGOTIATE, NTLM, Identity
 
@@ -291,22 +293,22 @@ def check_default_flags_grant_detection(secur32, connect):
 def check_attributes_are_written_by_the_handshake(secur32, connect):
     with _logged_on(secur32, connect) as (context, _, _):
         # Not context.flags, which asks again if nothing was written.
-        assert context._attributes & ISC_RET.INTEGRITY
+        assert context._handles._attributes & ISC_RET.INTEGRITY
 
 
 def check_expiry_is_written_by_the_handshake(secur32, connect):
     with _logged_on(secur32, connect) as (context, _, _):
-        assert context._expiry == 0x7FFFFFFFFFFFFFFF  # never
+        assert context._handles.expiry
 
 
-def check_context_of_ntlm_does_not_expire(secur32, connect):
-    with _logged_on(secur32, connect) as (context, _, _):
-        assert context.expires is None
+def check_ntlm_does_not_show_mutual_authentication(secur32, connect):
+    with _logged_on(secur32, connect, flags=ISC_REQ.MUTUAL_AUTH) as (context, _, _):
+        assert not context.flags & ISC_RET.MUTUAL_AUTH
 
 
-def check_ntlm_does_not_grant_mutual_authentication(secur32, connect):
-    error = _refused(_log_on, secur32, connect, require=ISC_RET.MUTUAL_AUTH)
-    assert error.name == "SEC_E_SECURITY_QOS_FAILED"
+def check_no_ntlm_leaves_where_mutual_authentication_is_required(secur32, connect):
+    flow = _flow(secur32, package=NEGOTIATE, require=ISC_RET.MUTUAL_AUTH)
+    assert _refused(next, flow).name == "SEC_E_SECURITY_QOS_FAILED"
 
 
 def check_no_flags_grant_no_protection(secur32, connect):
@@ -445,8 +447,16 @@ def check_repeated_message_is_refused(secur32, connect):
 def check_stream_buffer_opens_a_message(secur32, connect):
     with _logged_on(secur32, connect) as (context, server, _):
         blob = server.wrap(b"text")
-        text, _ = sspi_client._open_message(secur32, context._handle, 0, None, blob)
-        assert text == b"text"
+        memory = ctypes.create_string_buffer(blob, len(blob))
+        message, buffers = describe(
+            (len(blob), sspi_client.SECBUFFER_STREAM, ctypes.addressof(memory)),
+            (0, sspi_client.SECBUFFER_DATA, None),
+        )
+        status = secur32.DecryptMessage(
+            context._handles.context, message, 0, sspi_client.ULONG()
+        )
+        assert _name(status) == "SEC_E_OK"
+        assert ctypes.string_at(buffers[1].pvBuffer, buffers[1].cbBuffer) == b"text"
 
 
 # -- Calls as such: what the fake answers, another secur32 must answer too -----
@@ -488,11 +498,11 @@ def check_handle_of_zeros_is_invalid(secur32, connect):
 def check_signature_needs_a_token_buffer(secur32, connect):
     with _logged_on(secur32, connect) as (context, _, _):
         text = ctypes.create_string_buffer(b"text")
-        message, _buffers = sspi_client._describe(
+        message, _buffers = describe(
             (4, sspi_client.SECBUFFER_DATA, ctypes.addressof(text))
         )
         status = secur32.MakeSignature(
-            ctypes.byref(context._handle), 0, ctypes.byref(message), 0
+            ctypes.byref(context._handles.context), 0, ctypes.byref(message), 0
         )
         assert _name(status) == "SEC_E_INVALID_TOKEN"
 
@@ -502,7 +512,7 @@ def check_unknown_attribute_is_unsupported(secur32, connect):
         answer = ctypes.create_string_buffer(64)
         stream_sizes = 4  # sspi.h, SECPKG_ATTR_STREAM_SIZES: for Schannel alone
         status = secur32.QueryContextAttributesW(
-            ctypes.byref(context._handle), stream_sizes, ctypes.byref(answer)
+            ctypes.byref(context._handles.context), stream_sizes, ctypes.byref(answer)
         )
         assert _name(status) == "SEC_E_UNSUPPORTED_FUNCTION"
 
@@ -512,10 +522,10 @@ def check_context_handles_come_back_from_each_leg(secur32, connect):
     server = connect()
     with contextlib.closing(flow):
         reply = server.accept(next(flow))
-        context = flow.gi_frame.f_locals["context"]
-        assert sspi_client._is_valid(context._handle)
+        handles = flow.gi_frame.f_locals["handles"]
+        assert sspi_client._is_valid(handles.context)
         flow.send(reply)
-        assert sspi_client._is_valid(context._handle)
+        assert sspi_client._is_valid(handles.context)
 
 
 #: Misuse on purpose: a fake that judges its callers will say so.
@@ -565,7 +575,7 @@ class Ledger:
         return arguments[1] and _known("context", arguments[1])
 
     def _after_InitializeSecurityContextW(self, status, used, *arguments):
-        output = arguments[9] and arguments[9]._obj.pBuffers[0]
+        output = arguments[9] and pointee(arguments[9]).pBuffers[0]
         if output and output.pvBuffer and arguments[3] & ISC_REQ.ALLOCATE_MEMORY:
             self.alive.add(("buffer", output.pvBuffer))
         if not status & 0x80000000:
@@ -590,7 +600,7 @@ class Ledger:
 
 
 def _known(what, reference):
-    handle = reference._obj  # of byref()
+    handle = pointee(reference)
     return what, handle.dwLower, handle.dwUpper
 
 
@@ -649,7 +659,7 @@ def _first_leg(secur32, shape):
     credential = sspi_client.Credential(ALICE, package=NTLM, secur32=secur32)
     context = sspi_client._no_handle()
     memory = ctypes.create_string_buffer(max(shape[0], 1) if shape else 1)
-    output, buffers = sspi_client._describe(
+    output, buffers = describe(
         (*(shape or (0, 0)), ctypes.addressof(memory))
     )
     attributes, expiry = sspi_client.ULONG(), sspi_client.TimeStamp()
@@ -661,7 +671,7 @@ def _first_leg(secur32, shape):
             ctypes.byref(attributes), ctypes.byref(expiry),
         )
         if not status & 0x80000000:
-            sspi_client._delete_context(secur32, context)
+            secur32.DeleteSecurityContext(context)
     return _name(status), buffers[0].BufferType, memory.raw[: buffers[0].cbBuffer]
 
 

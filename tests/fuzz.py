@@ -579,7 +579,7 @@ def _certificate():
     """A certificate as far as its signature algorithm, RSASSA-PSS, is read."""
     der = sspi_client._der
     sha256 = der(0x30, der(0x06, bytes.fromhex("608648016503040201")))
-    pss = der(0x06, bytes.fromhex(sspi_client._RSASSA_PSS))
+    pss = der(0x06, sspi_client._RSASSA_PSS)
     algorithm = der(0x30, pss, der(0x30, der(0xA0, sha256)))
     return der(0x30, der(0x30, b"\2\1\1"), algorithm, der(0x03, bytes(65)))
 

@@ -80,7 +80,8 @@ def broken(domain, fake, number, rng):
     way = rng.randrange(4)
     if way < 2:
         token = rng.choice((None, b"", b"error"))
-        fake.plan(rng.choice(FUNCTIONS), rng.choice(STATUSES), token, rng.randint(1, 3))
+        function, status = rng.choice(FUNCTIONS), rng.choice(STATUSES)
+        fake.inject(function, status, token, rng.randint(1, 3))
         try:
             handshake(domain, fake, number)
         except SspiError:
@@ -95,7 +96,7 @@ def broken(domain, fake, number, rng):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 del flow  # a ResourceWarning, seen in test_ownership.py
-    fake._plans.clear()  # those that were not met
+    fake._injected.clear()  # those that were not met
 
 
 def soak(title, rounds, work):

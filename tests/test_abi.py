@@ -29,6 +29,7 @@ SecPkgContext_SessionKey 16 8: SessionKeyLength 0 0, SessionKey 8 4 *
 SecPkgContext_PackageInfoW 8 4: PackageInfo 0 0 *
 SecPkgContext_NegotiationInfoW 16 8: PackageInfo 0 0 *, NegotiationState 8 4
 SecPkgContext_Flags 4 4: Flags 0 0
+SecPkgContext_KeyInfoW 32 20: sSignatureAlgorithmName 0 0 *, sEncryptAlgorithmName 8 4 *, KeySize 16 8, SignatureAlgorithm 20 12, EncryptAlgorithm 24 16
 SecPkgCredentials_NamesW 8 4: sUserName 0 0 *
 """  # noqa: E501  # a structure a line, however long
 REQUIRED_STRUCTURES = {
@@ -63,6 +64,7 @@ REQUIRED_FUNCTIONS = {
 }  # fmt: skip
 
 CONSTANTS = {
+    "ISC_REQ_ALLOCATE_MEMORY": 0x100,
     "SECPKG_CRED_INBOUND": 1,
     "SECPKG_CRED_OUTBOUND": 2,
     "SECPKG_CRED_BOTH": 3,
@@ -214,11 +216,12 @@ def abi_constants():
     with open(sspi_client.__file__, encoding="utf-8") as file:
         section = file.read().partition("\n# -- 10.")[2].partition("\n# -- 11.")[0]
     names = [
-        target.id
+        name.id
         for node in ast.parse(section.partition("\n")[2]).body
         if isinstance(node, ast.Assign)
-        for target in node.targets
-        if not target.id.startswith("_")
+        for target in node.targets  # a name, or a tuple of names
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name) and not name.id.startswith(("_", "SEC_E", "SEC_I"))
     ]
     return [name for name in names if isinstance(getattr(sspi_client, name), int)]
 
@@ -293,7 +296,8 @@ def test_functions_are_all_there():
 
 @pytest.mark.parametrize("name", sorted(sspi_client.PROTOTYPES))
 def test_function_has_its_parameters(name):
-    parameters = list(inspect.signature(getattr(sspi_client, name)).parameters)
+    stub = getattr(sspi_client.Secur32, name)
+    _self, *parameters = inspect.signature(stub).parameters
     assert parameters == [p.lstrip("*") for p in transcribed_function(name)]
 
 
@@ -322,8 +326,8 @@ def test_function_returns_a_status(name):
     ],
 )
 def test_pointer_points_at_the_right_size(parameter, size):
-    signature = inspect.signature(sspi_client.InitializeSecurityContextW)
-    pointer = signature.parameters[parameter].annotation
+    signature = inspect.signature(sspi_client.Secur32.InitializeSecurityContextW)
+    pointer = getattr(sspi_client, signature.parameters[parameter].annotation)
     assert ctypes.sizeof(pointer._type_) == size
 
 

@@ -76,7 +76,7 @@ def test_whichever_call_fails_with_whatever_status_nothing_leaks(kind, function,
     for status in statuses(STATUSES[function]):
         for nth in itertools.count(1):
             world = World(kind)
-            world.fake.plan(function, status, token, call=nth)
+            world.fake.inject(function, status, token, call=nth)
             try:
                 world.run()
             except SspiError as refused:
@@ -97,8 +97,9 @@ def test_whichever_call_fails_with_whatever_status_nothing_leaks(kind, function,
 def test_whatever_completing_fails_with_nothing_leaks(first):
     for status in statuses(STATUSES["CompleteAuthToken"]):
         world = World("ntlm")
-        world.fake.plan("InitializeSecurityContextW", getattr(sspi_client, first), b"t")
-        world.fake.plan("CompleteAuthToken", status)
+        completing = getattr(sspi_client, first)
+        world.fake.inject("InitializeSecurityContextW", completing, b"t")
+        world.fake.inject("CompleteAuthToken", status)
         with pytest.raises(SspiError) as caught:
             world.run()
         assert (caught.value.status, caught.value.function) == (
@@ -115,7 +116,7 @@ def test_a_release_that_reports_failure_changes_nothing(kind, function):
     for status in statuses(RELEASES[function]):
         for nth in itertools.count(1):
             world = World(kind)
-            world.fake.plan(function, status, call=nth)
+            world.fake.inject(function, status, call=nth)
             world.run()
             assert world.server.complete
             world.fake.assert_clean()
@@ -241,7 +242,7 @@ def test_whichever_call_on_a_context_fails_nothing_leaks(what, function):
         world = World("ntlm")
         with sspi_client.drive(world.flow, world.server.accept) as context:
             before = world.fake.calls.count(function)
-            world.fake.plan(function, status)
+            world.fake.inject(function, status)
             try:
                 QUERIES[what](context)
             except SspiError as refused:
@@ -255,7 +256,8 @@ def test_whichever_call_on_a_context_fails_nothing_leaks(what, function):
 def test_credential_user_that_fails_leaks_nothing():
     world = World("ntlm")
     with sspi_client.Credential(secur32=world.fake) as credential:
-        world.fake.plan("QueryCredentialsAttributesW", sspi_client.SEC_E_NO_CREDENTIALS)
+        nobody = sspi_client.SEC_E_NO_CREDENTIALS
+        world.fake.inject("QueryCredentialsAttributesW", nobody)
         with pytest.raises(SspiError, match="QueryCredentialsAttributesW") as caught:
             _ = credential.user
         assert caught.value.package == "Negotiate"
@@ -264,7 +266,7 @@ def test_credential_user_that_fails_leaks_nothing():
 
 def test_packages_that_fails_leaks_nothing():
     world = World("ntlm")
-    world.fake.plan("EnumerateSecurityPackagesW", sspi_client.SEC_E_INTERNAL_ERROR)
+    world.fake.inject("EnumerateSecurityPackagesW", sspi_client.SEC_E_INTERNAL_ERROR)
     with pytest.raises(SspiError, match="EnumerateSecurityPackagesW"):
         sspi_client.packages(world.fake)
     world.fake.assert_clean()

@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from world import BINDINGS, KERBEROS_SPN, NTLM_SPN
+from world import BINDINGS, KERBEROS_SPN, NTLM_SPN, pointee
 
 import sspi_client
 from sspi_client import (
@@ -46,10 +46,6 @@ class Recorder:
 
     def __getattr__(self, name):
         return getattr(self._secur32, name)
-
-
-def raw(argument):
-    return getattr(argument, "_obj", argument)  # what byref() points at
 
 
 # -- the ladder ----------------------------------------------------------------
@@ -106,7 +102,7 @@ def test_flow_ignores_a_reply_to_a_final_token(fake, server):
 
 
 def test_flow_yields_an_empty_token_when_sspi_wants_an_answer_to_nothing(fake):
-    fake.plan(ISC, SEC_I_CONTINUE_NEEDED, b"")
+    fake.inject(ISC, SEC_I_CONTINUE_NEEDED, b"")
     flow = authenticate("x", secur32=fake)
     token = next(flow)
     assert token == b"" and not token.final
@@ -114,7 +110,7 @@ def test_flow_yields_an_empty_token_when_sspi_wants_an_answer_to_nothing(fake):
 
 
 def test_flow_yields_an_empty_token_when_sspi_gives_no_buffer_at_all(fake):
-    fake.plan(ISC, SEC_I_CONTINUE_NEEDED)
+    fake.inject(ISC, SEC_I_CONTINUE_NEEDED)
     flow = authenticate("x", secur32=fake)
     assert next(flow) == b""
     flow.close()
@@ -122,14 +118,14 @@ def test_flow_yields_an_empty_token_when_sspi_gives_no_buffer_at_all(fake):
 
 @pytest.mark.parametrize("token", [None, b""], ids=["no-buffer", "empty-buffer"])
 def test_flow_returns_without_a_token_when_the_first_leg_is_ok_and_empty(fake, token):
-    fake.plan(ISC, SEC_E_OK, token)
+    fake.inject(ISC, SEC_E_OK, token)
     with pytest.raises(StopIteration) as done:
         next(authenticate("x", secur32=fake))
     done.value.value.close()
 
 
 def test_flow_completes_on_the_same_descriptor_and_is_done(fake):
-    fake.plan(ISC, SEC_I_COMPLETE_NEEDED, b"digest")
+    fake.inject(ISC, SEC_I_COMPLETE_NEEDED, b"digest")
     flow = authenticate("x", secur32=fake)
     token = next(flow)  # the fake calls another descriptor a crime
     assert token == b"digest" and token.final
@@ -138,21 +134,21 @@ def test_flow_completes_on_the_same_descriptor_and_is_done(fake):
 
 
 def test_flow_completes_and_continues(fake):
-    fake.plan(ISC, SEC_I_COMPLETE_AND_CONTINUE, b"one")
+    fake.inject(ISC, SEC_I_COMPLETE_AND_CONTINUE, b"one")
     flow = authenticate("x", secur32=fake)
     token = next(flow)
     assert token == b"one" and not token.final
-    fake.plan(ISC, SEC_E_OK, b"two")
+    fake.inject(ISC, SEC_E_OK, b"two")
     assert flow.send(b"reply").final
     finish(flow, None).close()
 
 
 def test_flow_reads_the_token_after_it_was_completed(fake, mocker):
-    fake.plan(ISC, SEC_I_COMPLETE_NEEDED, b"before")
+    fake.inject(ISC, SEC_I_COMPLETE_NEEDED, b"before")
     real = fake.CompleteAuthToken
 
     def complete(context, descriptor):
-        output = raw(descriptor).pBuffers[0]
+        output = pointee(descriptor).pBuffers[0]
         sspi_client.ctypes.memmove(output.pvBuffer, b"AFTER!", 6)
         return real(context, descriptor)
 
@@ -167,7 +163,7 @@ def test_flow_reads_the_token_after_it_was_completed(fake, mocker):
 
 def inputs(argument):
     """Return the (type, length) pairs of pInput, None for NULL."""
-    descriptor = raw(argument)
+    descriptor = pointee(argument)
     if descriptor is None:
         return None
     buffers = descriptor.pBuffers[: descriptor.cBuffers]
@@ -175,7 +171,7 @@ def inputs(argument):
 
 
 def test_first_leg_passes_no_input_and_no_context_when_there_are_no_bindings(fake):
-    seen = Recorder(fake, ISC, lambda *a: (raw(a[1]), inputs(a[6])))
+    seen = Recorder(fake, ISC, lambda *a: (pointee(a[1]), inputs(a[6])))
     flow = authenticate(NTLM_SPN, secur32=seen)
     next(flow)
     assert seen.seen == [(None, None)]
@@ -204,7 +200,7 @@ def test_later_legs_pass_the_reply_and_then_the_bindings(fake, server):
 
 def test_each_leg_starts_with_attributes_and_expiry_of_zero(fake, server):
     def note(*arguments):
-        return raw(arguments[10]).value, raw(arguments[11]).value
+        return pointee(arguments[10]).value, pointee(arguments[11]).value
 
     seen = Recorder(fake, ISC, note)
     drive(authenticate(NTLM_SPN, secur32=seen), server.accept).close()
@@ -213,7 +209,7 @@ def test_each_leg_starts_with_attributes_and_expiry_of_zero(fake, server):
 
 def test_each_leg_passes_the_newest_handle(fake, server):
     def note(*arguments):
-        context = raw(arguments[1])
+        context = pointee(arguments[1])
         return None if context is None else (context.dwLower, context.dwUpper)
 
     seen = Recorder(fake, ISC, note)
@@ -248,7 +244,7 @@ def test_flow_does_not_let_sspi_write_into_the_reply(fake, server, mocker):
     real = getattr(fake, ISC)
 
     def scribble(*arguments):
-        descriptor = raw(arguments[6])
+        descriptor = pointee(arguments[6])
         status = real(*arguments)
         if descriptor is not None:
             token = descriptor.pBuffers[0]
@@ -281,7 +277,7 @@ def test_missing_reply_is_refused_before_sspi_sees_it(fake, reply):
     with pytest.raises(SspiError) as caught:
         flow.send(reply)
     assert caught.value.name == "SEC_E_INVALID_TOKEN"
-    assert "without a token" in caught.value.hint
+    assert "sent no token" in caught.value.hint
     assert fake.calls.count(ISC) == 1
 
 
@@ -313,17 +309,71 @@ def test_require_passes_when_granted(fake, server):
 
 def test_require_names_what_is_missing_and_the_negotiated_package(fake, server):
     flow = authenticate(
-        NTLM_SPN, require=ISC_RET.MUTUAL_AUTH | ISC_RET.INTEGRITY, secur32=fake
+        NTLM_SPN, require=ISC_RET.DELEGATE | ISC_RET.INTEGRITY, secur32=fake
     )
     with pytest.raises(SspiError) as caught:
         drive(flow, server.accept)
     assert caught.value.name == "SEC_E_SECURITY_QOS_FAILED"
-    assert caught.value.hint == "NTLM did not grant MUTUAL_AUTH, which was required."
+    assert caught.value.hint == "NTLM did not grant DELEGATE, which was required."
+
+
+def test_mutual_authentication_required_lets_no_ntlm_leave(fake):
+    flow = authenticate(NTLM_SPN, require=ISC_RET.MUTUAL_AUTH, secur32=fake)
+    with pytest.raises(SspiError, match="no NTLM was sent") as caught:
+        next(flow)
+    assert (caught.value.name, caught.value.leg) == ("SEC_E_SECURITY_QOS_FAILED", 1)
+
+
+@pytest.mark.parametrize("package", ["NTLM", "ntlm"])
+def test_mutual_authentication_cannot_be_required_of_ntlm(fake, package):
+    with pytest.raises(ValueError, match="NTLM cannot prove who the server is"):
+        authenticate(
+            NTLM_SPN, package=package, require=ISC_RET.MUTUAL_AUTH, secur32=fake
+        )
+    with sspi_client.Credential(package=package, secur32=fake) as credential:
+        with pytest.raises(ValueError, match="NTLM cannot prove who the server is"):
+            credential.authenticate(NTLM_SPN, require=ISC_RET.MUTUAL_AUTH)
+
+
+@pytest.mark.parametrize("target, shown", [(KERBEROS_SPN, True), (NTLM_SPN, False)])
+def test_flags_show_mutual_authentication_of_kerberos_alone(
+    fake, server, target, shown
+):
+    with drive(authenticate(target, secur32=fake), server.accept) as context:
+        assert context._handles.attributes() & ISC_RET.MUTUAL_AUTH  # SSPI says so
+        assert bool(context.flags & ISC_RET.MUTUAL_AUTH) is shown
+
+
+def test_mutual_authentication_counts_not_when_sspi_names_no_package(
+    fake, server, mocker
+):
+    mocker.patch.object(
+        sspi_client, "_negotiated_package", side_effect=SspiError(0x80090302, "Query")
+    )
+    flow = authenticate(KERBEROS_SPN, require=ISC_RET.MUTUAL_AUTH, secur32=fake)
+    with pytest.raises(SspiError, match="Negotiate did not grant MUTUAL_AUTH"):
+        drive(flow, server.accept)
+
+
+@pytest.mark.parametrize("answer", ["Negotiate", "NEGOTIATE", "NTLM"])
+def test_mutual_authentication_counts_not_for_a_package_that_cannot_keep_it(
+    fake, server, mocker, answer
+):
+    mocker.patch.object(sspi_client, "_negotiated_package", return_value=answer)
+    with drive(authenticate(KERBEROS_SPN, secur32=fake), server.accept) as context:
+        assert not context.flags & ISC_RET.MUTUAL_AUTH
+
+
+def test_flags_after_close_leave_out_what_was_never_asked(fake, server):
+    with drive(authenticate(KERBEROS_SPN, secur32=fake), server.accept) as context:
+        pass
+    assert not context.flags & ISC_RET.MUTUAL_AUTH
+    assert context.flags & ISC_RET.INTEGRITY
 
 
 def test_require_fails_before_the_last_token_leaves(fake, server):
     flow = authenticate(
-        NTLM_SPN, package="NTLM", require=ISC_RET.MUTUAL_AUTH, secur32=fake
+        NTLM_SPN, package="NTLM", require=ISC_RET.DELEGATE, secur32=fake
     )
     with pytest.raises(SspiError):
         flow.send(server.accept(next(flow)))
@@ -337,9 +387,9 @@ def test_require_names_unknown_bits_in_hexadecimal(fake, server):
 
 
 def test_require_names_the_requested_package_when_the_other_cannot_be_had(fake, server):
-    fake.plan("QueryContextAttributesW", sspi_client.SEC_E_INTERNAL_ERROR)
-    flow = authenticate(NTLM_SPN, require=ISC_RET.MUTUAL_AUTH, secur32=fake)
-    with pytest.raises(SspiError, match="Negotiate did not grant MUTUAL_AUTH"):
+    fake.inject("QueryContextAttributesW", sspi_client.SEC_E_INTERNAL_ERROR)
+    flow = authenticate(NTLM_SPN, require=ISC_RET.DELEGATE, secur32=fake)
+    with pytest.raises(SspiError, match="Negotiate did not grant DELEGATE"):
         drive(flow, server.accept)
 
 
@@ -359,23 +409,23 @@ def test_without_ntlm_kerberos_works(fake, server):
 def test_without_ntlm_no_ntlm_is_offered(fake):
     flow = authenticate(KERBEROS_SPN, allow_ntlm=False, secur32=fake)
     assert sspi_client.mechanism(next(flow)) == (
-        "SPNEGO NegTokenInit (MS-Kerberos, Kerberos): Kerberos AP-REQ"
+        "SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NEGOEX): Kerberos AP-REQ"
     )
     flow.close()
 
 
 @pytest.mark.parametrize("wrapped", [b"", b"\x60\x30"], ids=["raw", "wrapped"])
 def test_without_ntlm_a_token_that_carries_it_never_leaves(fake, wrapped):
-    fake.plan(ISC, SEC_I_CONTINUE_NEEDED, wrapped + b"NTLMSSP\0\1\0\0\0")
+    fake.inject(ISC, SEC_I_CONTINUE_NEEDED, wrapped + b"NTLMSSP\0\1\0\0\0")
     flow = authenticate(KERBEROS_SPN, allow_ntlm=False, secur32=fake)
-    with pytest.raises(SspiError, match="allow_ntlm is False") as caught:
+    with pytest.raises(SspiError, match="allow_ntlm=False") as caught:
         next(flow)
     assert caught.value.name == "SEC_E_SECURITY_QOS_FAILED"
     assert caught.value.token == b""
 
 
 def test_without_ntlm_an_error_token_that_carries_it_is_dropped(fake):
-    fake.plan(ISC, sspi_client.SEC_E_INTERNAL_ERROR, b"NTLMSSP\0\1\0\0\0")
+    fake.inject(ISC, sspi_client.SEC_E_INTERNAL_ERROR, b"NTLMSSP\0\1\0\0\0")
     flow = authenticate(KERBEROS_SPN, allow_ntlm=False, secur32=fake)
     with pytest.raises(SspiError) as caught:
         next(flow)
@@ -392,19 +442,15 @@ def test_context_tells_what_was_asked_and_what_came_of_it(fake, server):
         assert context.flags & DEFAULT_FLAGS == DEFAULT_FLAGS & ~ISC_REQ.MUTUAL_AUTH
 
 
-def test_context_expires_never_with_ntlm(fake, server):
-    with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        assert context.expires is None
-
-
-def test_context_expires_in_hours_with_kerberos(fake, server):
-    with drive(authenticate(KERBEROS_SPN, secur32=fake), server.accept) as context:
+@pytest.mark.parametrize("target", [NTLM_SPN, KERBEROS_SPN], ids=["ntlm", "kerberos"])
+def test_context_expires_in_hours(fake, server, target):
+    with drive(authenticate(target, secur32=fake), server.accept) as context:
         now = type(context.expires).now()
         assert 9 < (context.expires - now).total_seconds() / 3600 < 11
 
 
 def test_context_expiry_that_was_not_written_is_not_told(fake, server, mocker):
-    mocker.patch.object(sspi_client.FakeSecur32, "_write_expiry")
+    mocker.patch.object(sspi_client._FakeCalls, "_write_expiry")
     with drive(authenticate(KERBEROS_SPN, secur32=fake), server.accept) as context:
         assert context.expires is None
 
@@ -424,7 +470,7 @@ def test_context_has_no_flags_when_nobody_tells_them(fake, server, mocker):
     real = getattr(fake, ISC)
     mocker.patch.object(fake, ISC, lambda *a: real(*a[:10], None, a[11]))
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+        fake.inject("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
         assert context.flags == 0
 
 
@@ -432,34 +478,30 @@ def test_context_asks_for_the_package_another_way_when_the_first_is_unknown(
     fake, server
 ):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+        fake.inject("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
         assert context.package == "NTLM"
 
 
 def test_context_query_that_fails_costs_nothing_else(fake, server):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
+        fake.inject("QueryContextAttributesW", sspi_client.SEC_E_UNSUPPORTED_FUNCTION)
         with pytest.raises(SspiError) as caught:
             _ = context.user
         assert (caught.value.target, caught.value.package) == (NTLM_SPN, "Negotiate")
         assert context.user == "CORP\\alice"
 
 
-def test_context_package_is_empty_when_sspi_answers_with_nothing(fake, server, mocker):
+@pytest.mark.parametrize("name", ["package", "user", "session_key"])
+def test_success_without_an_answer_is_an_error(fake, server, name):
     with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", SEC_E_OK)
-        assert context.package == ""
+        fake.inject("QueryContextAttributesW", SEC_E_OK)
+        with pytest.raises(SspiError, match="returned nothing"):
+            getattr(context, name)
 
 
 def test_packages_is_empty_when_sspi_answers_with_nothing(fake):
-    fake.plan("EnumerateSecurityPackagesW", SEC_E_OK)
+    fake.inject("EnumerateSecurityPackagesW", SEC_E_OK)
     assert sspi_client.packages(fake) == []
-
-
-def test_session_key_is_empty_when_sspi_answers_with_nothing(fake, server):
-    with drive(authenticate(NTLM_SPN, secur32=fake), server.accept) as context:
-        fake.plan("QueryContextAttributesW", SEC_E_OK)
-        assert context.session_key == b""
 
 
 def test_session_key_is_wiped_in_the_memory_that_sspi_gave(fake, server, mocker):
@@ -503,5 +545,5 @@ def test_credential_tells_its_user_package_and_expiry(fake):
 
 @pytest.mark.parametrize("package", ["CREDSSP", "Schannel"])
 def test_without_ntlm_only_packages_that_can_keep_it_are_taken(fake, package):
-    with pytest.raises(ValueError, match="Negotiate and Kerberos alone"):
+    with pytest.raises(ValueError, match="only Negotiate and Kerberos can keep that"):
         sspi_client.Credential(package=package, allow_ntlm=False, secur32=fake)

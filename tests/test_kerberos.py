@@ -306,8 +306,8 @@ def test_client_refuses_the_answer_to_another_request(fake, domain):
 def test_client_refuses_its_own_proof_in_dce_style(fake):
     # A reflection: what the third leg says is not what the second must say.
     flow, _ = begin(fake, flags=DCE)
-    (context,) = fake._contexts.values()
-    key = context.mechanism.session_key
+    (context,) = fake._raw.contexts.values()
+    key = context.mechanism._key
     forged = sspi_client._kerberos_ap_rep(key, b"client")
     assert refusal(flow, forged) == "SEC_E_MUTUAL_AUTH_FAILED"
 

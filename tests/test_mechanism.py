@@ -131,11 +131,12 @@ def test_recorded_tokens_are_of_four_implementations_and_all_kinds():
         pytest.param("Negotiate", NTLM_SPN, 0, [
             "SPNEGO NegTokenInit (NTLM): NTLM NEGOTIATE",
             "SPNEGO NegTokenResp (accept-incomplete): NTLM CHALLENGE",
-            "SPNEGO NegTokenResp: NTLM AUTHENTICATE",
+            "SPNEGO NegTokenResp (accept-incomplete): NTLM AUTHENTICATE",
             "SPNEGO NegTokenResp (accept-completed)",
         ], id="negotiate-ntlm"),
         pytest.param("Negotiate", KERBEROS_SPN, 0, [
-            "SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NTLM): Kerberos AP-REQ",
+            "SPNEGO NegTokenInit (MS-Kerberos, Kerberos, NEGOEX, NTLM): "
+            "Kerberos AP-REQ",
             "SPNEGO NegTokenResp (accept-completed): Kerberos AP-REP",
         ], id="negotiate-kerberos"),
     ],

@@ -15,7 +15,7 @@ from world import BINDINGS, NTLM_SPN
 import sspi_client
 from sspi_client import Identity, SspiError
 
-SIGN, SEAL, KEY_EXCH = 0x10, 0x20, 0x40000000
+SIGN, SEAL, ESS, KEY_EXCH = 0x10, 0x20, 0x00080000, 0x40000000
 BITS_56, BITS_128 = 0x80000000, 0x20000000
 FLAGS = 0xE28A8233  # 4.2.4: NTLMv2
 ESS_FLAGS = 0x820A8233  # 4.2.3: extended session security, 56 bits, no key exchange
@@ -356,7 +356,7 @@ def test_sealed_message_matches_the_specification(flags, key, signature, ciphert
 )
 def test_sealing_key_is_cut_to_the_negotiated_strength(flags, length, client):
     key = bytes(range(16))
-    session = sspi_client._NtlmSession(key, flags | SIGN | SEAL, client=client)
+    session = sspi_client._NtlmSession(key, flags | ESS | SEAL, client=client)
     way = "client-to-server" if client else "server-to-client"
     magic = f"session key to {way} sealing key magic constant\0".encode()
     expected = hashlib.md5(key[:length] + magic).digest()
@@ -366,7 +366,7 @@ def test_sealing_key_is_cut_to_the_negotiated_strength(flags, length, client):
 def test_signing_key_is_never_cut():
     key = bytes(range(16))
     magic = b"session key to server-to-client signing key magic constant\0"
-    session = sspi_client._NtlmSession(key, SIGN, client=False)
+    session = sspi_client._NtlmSession(key, ESS | SIGN, client=False)
     assert session._out.sign_key == hashlib.md5(key + magic).digest()
 
 
@@ -388,7 +388,7 @@ def test_negotiate_message_is_as_laid_out_byte_by_byte(fake):
     assert bytes(token) == bytes.fromhex(
         "4e544c4d53535000"  # NTLMSSP and a NUL
         "01000000"
-        "358208e2"  # 56, key exchange, 128, version, extended session security, ...
+        "b78208e2"  # as Server 2019: OEM and LM_KEY too; and 0x20 for sealing
         "00000000000000000000000000000000"  # no domain, no workstation
         "0a00614a0000000f"  # 10.0.19041, revision 15
     )
@@ -446,7 +446,7 @@ def test_challenge_message_is_as_laid_out_byte_by_byte(fake, server, mocker):
     assert server.accept(negotiate) == (
         b"NTLMSSP\0\2\0\0\0"
         b"\x08\0\x08\0\x38\0\0\0"  # the target name: 8 bytes at 56
-        b"\x35\x82\x89\xe2"  # and now: target information, target is a domain
+        b"\x35\x82\x89\xe2"  # Unicode for OEM, no LM_KEY, and now: target information, target is a domain
         + SERVER_CHALLENGE + bytes(8)
         + struct.pack("<HHI", len(info), len(info), 64)
         + bytes.fromhex("0a00614a0000000f") + utf16("CORP") + info
@@ -578,17 +578,22 @@ def test_client_makes_no_mic_when_there_is_no_timestamp(fake):
 
 
 @pytest.mark.parametrize(
-    "missing",
+    ("flags", "status"),
     [
-        pytest.param(0x00000001, id="unicode"),
-        pytest.param(0x00080000, id="extended-session-security"),
+        # 2.2.2.5: neither Unicode nor OEM cannot be spoken.
+        pytest.param(FLAGS & ~3, "SEC_E_INVALID_TOKEN", id="neither-charset"),
+        # 3.1.5.1.2, and Windows' default NTLMMinClientSec: 128 bits or nothing.
+        pytest.param(FLAGS & ~BITS_128, "SEC_E_UNSUPPORTED_FUNCTION", id="56-bits"),
+        pytest.param(
+            FLAGS & ~(BITS_128 | BITS_56), "SEC_E_UNSUPPORTED_FUNCTION", id="40-bits"
+        ),
     ],
 )
-def test_client_refuses_a_challenge_that_lacks_what_it_needs(fake, missing):
+def test_client_refuses_a_challenge_that_lacks_what_it_needs(fake, flags, status):
     flow, _ = begin(fake)
     with pytest.raises(SspiError) as caught:
-        flow.send(make_challenge(bytes(4), FLAGS & ~missing))
-    assert caught.value.name == "SEC_E_INVALID_TOKEN"
+        flow.send(make_challenge(bytes(4), flags))
+    assert caught.value.name == status
 
 
 @pytest.mark.parametrize(
@@ -760,7 +765,7 @@ def test_mic_tells_when_the_challenge_message_was_altered(fake, server, place, b
     assert refusal(server, message) == "SEC_E_MESSAGE_ALTERED"
 
 
-@pytest.mark.parametrize("place", [12, 60, 64], ids=["lm-length", "flags", "version"])
+@pytest.mark.parametrize("place", [12, 61, 64], ids=["lm-length", "flags", "version"])
 def test_mic_tells_when_the_authenticate_message_was_altered(fake, server, place):
     message = flip(exchange(fake, server)[2], place)
     assert refusal(server, message) == "SEC_E_MESSAGE_ALTERED"
@@ -810,17 +815,9 @@ def test_server_refuses_a_message_after_the_last(fake, server):
     assert caught.value.name == "SEC_E_INVALID_TOKEN"
 
 
-@pytest.mark.parametrize(
-    "missing",
-    [
-        pytest.param(0x00000001, id="unicode"),
-        pytest.param(0x00080000, id="extended-session-security"),
-    ],
-)
-def test_server_refuses_a_client_that_lacks_what_it_needs(server, missing):
-    flags = struct.pack("<I", FLAGS & ~missing)
-    message = b"NTLMSSP\0\1\0\0\0" + flags + bytes(24)
-    assert refusal(server, message) == "SEC_E_INVALID_TOKEN"
+def test_server_refuses_a_client_that_speaks_neither_unicode_nor_oem(server):
+    message = b"NTLMSSP\0\1\0\0\0" + struct.pack("<I", FLAGS & ~3) + bytes(24)
+    assert refusal(server, message) == "SEC_E_INVALID_TOKEN"  # 2.2.2.5
 
 
 @pytest.mark.parametrize(

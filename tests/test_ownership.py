@@ -6,7 +6,7 @@ import threading
 import warnings
 
 import pytest
-from world import KERBEROS_SPN, NTLM_SPN
+from world import KERBEROS_SPN, NTLM_SPN, pointee
 
 import sspi_client
 from sspi_client import Credential, SspiError, authenticate, drive
@@ -58,7 +58,7 @@ def test_flow_deletes_nothing_when_a_failed_first_leg_wrote_a_handle(fake, mocke
 
     def failing(*arguments):
         real(*arguments)
-        handle = arguments[8]._obj
+        handle = pointee(arguments[8])
         fake.DeleteSecurityContext(arguments[8])
         handle.dwLower = handle.dwUpper = 0x0BAD  # what SSPI leaves means nothing
         return sspi_client.SEC_E_INTERNAL_ERROR
@@ -78,7 +78,7 @@ def test_flow_deletes_the_context_when_a_later_leg_fails(fake):
 
 
 def test_flow_deletes_a_context_that_came_with_an_odd_positive_status(fake):
-    fake.plan(ISC, 0x00090321, b"")
+    fake.inject(ISC, 0x00090321, b"")
     with pytest.raises(SspiError, match="SEC_I_RENEGOTIATE"):
         next(authenticate(NTLM_SPN, secur32=fake))
     assert frees(fake) == list(FREES)
@@ -114,22 +114,30 @@ def test_context_frees_the_credential_when_deleting_is_interrupted(
     assert frees(fake) == list(FREES)
 
 
-def test_context_is_freed_first_when_ctrl_c_comes_before_its_deletion(
-    fake, server, mocker
-):
+def test_close_that_is_interrupted_is_finished_by_the_next(fake, server, mocker):
     context = drive(authenticate(NTLM_SPN, secur32=fake), server.accept)
-    real = sspi_client._delete_context
-    calls = []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    mocker.patch.object(sspi_client, "_delete_context", interrupted)
+    mocker.patch.object(sspi_client, "_release", side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         context.close()
+    mocker.stopall()
+    assert frees(fake) == []
+    context.close()
+    assert frees(fake) == list(FREES)
+
+
+@pytest.mark.parametrize("reason", [MemoryError, RecursionError])
+@pytest.mark.parametrize("function", FREES)
+def test_handle_that_could_not_be_passed_to_sspi_is_released_by_the_next_close(
+    fake, server, mocker, function, reason
+):
+    # ctypes raises these before it calls the DLL.
+    context = drive(authenticate(NTLM_SPN, secur32=fake), server.accept)
+    patch = mocker.patch.object(fake, function, side_effect=reason)
+    with pytest.raises(reason):
+        context.close()
+    mocker.stop(patch)
+    context.close()
+    context.close()
     assert frees(fake) == list(FREES)
 
 

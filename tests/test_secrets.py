@@ -198,7 +198,7 @@ while True:
     scans += 1
     left += bool(places([(PASSWORD[24:40].encode("ascii"), bytes(16))]))
     # One by one up to the writing, then here and there; the last lines by chance.
-    nth += 1 if nth < 12 else STRIDE
+    nth += 1 if nth < 40 else STRIDE
 print(scans, left)
 """)
     assert int(count) > 15
@@ -218,16 +218,16 @@ class Scripted:
                 setattr(self, name, lambda *arguments: 0)
 
     def AcquireCredentialsHandleW(self, *arguments):
-        arguments[7]._obj.dwLower = arguments[7]._obj.dwUpper = 1
+        arguments[7].dwLower = arguments[7].dwUpper = 1
         return 0
 
     def InitializeSecurityContextW(self, *arguments):
         token = self.tokens.pop(0)
-        output = arguments[9]._obj.pBuffers[0]
+        output = arguments[9].pBuffers[0]
         self.kept.append(ctypes.create_string_buffer(token))
         output.pvBuffer, output.cbBuffer = ctypes.addressof(self.kept[-1]), len(token)
-        arguments[8]._obj.dwLower = arguments[8]._obj.dwUpper = 2
-        arguments[10]._obj.value = 0x0001001E
+        arguments[8].dwLower = arguments[8].dwUpper = 2
+        arguments[10].value = 0x0001001E
         return 0x00090312 if self.tokens else 0
 
     def QueryContextAttributesW(self, context, attribute, answer):
@@ -291,7 +291,9 @@ context = sspi_client.drive(flow, lambda token: REPLIES.pop(0))
 print(len(places(KEYS[-1:])))
 key = context.session_key
 found = places(KEYS[-1:])
-print(len(found), id(key) < found[0] < id(key) + sys.getsizeof(key))
+# Where an object is only CPython tells; elsewhere it may even move.
+told = sys.implementation.name == "cpython"
+print(len(found), not told or id(key) < found[0] < id(key) + sys.getsizeof(key))
 context.close()  # no second look: reading our memory has copied what is there
 """)
     assert (before, after, at_key) == ("0", "1", "True")

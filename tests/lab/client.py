@@ -115,7 +115,7 @@ class CallersBuffer:
     def initialize(self, *arguments):
         arguments = list(arguments)
         arguments[3] &= ~sspi_client.ISC_REQ.ALLOCATE_MEMORY
-        output = arguments[9]._obj.pBuffers[0]
+        output = arguments[9].pBuffers[0]
         output.pvBuffer = ctypes.addressof(self.memory)
         output.cbBuffer = len(self.memory)
         status = self.secur32.InitializeSecurityContextW(*arguments)

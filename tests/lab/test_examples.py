@@ -53,16 +53,16 @@ from ctypes import addressof, byref, create_string_buffer, string_at
 from sspi_client import SECBUFFER_DATA, SECBUFFER_TOKEN, Context, Message
 def pieces(first, second):
     a, b = create_string_buffer(first, len(first)), create_string_buffer(second)
-    return a, b, *sspi_client._describe((len(first), SECBUFFER_DATA, addressof(a)),
+    return a, b, *describe((len(first), SECBUFFER_DATA, addressof(a)),
                                         (len(second), SECBUFFER_TOKEN, addressof(b)))
 def wrap(self, data, encrypt=True):
     a, b, message, parts = pieces(data, bytes(256))
-    status = self._secur32.EncryptMessage(byref(self._handle), 0, byref(message), 0)
+    status = self._secur32.EncryptMessage(byref(self._handles.context), 0, byref(message), 0)
     assert status == 0, hex(status & 0xFFFFFFFF)
     return a.raw + b.raw[:parts[1].cbBuffer]
 def unwrap(self, blob):
     a, b, message, parts = pieces(blob[:4], blob[4:])
-    status = self._secur32.DecryptMessage(byref(self._handle), byref(message), 0, None)
+    status = self._secur32.DecryptMessage(byref(self._handles.context), byref(message), 0, None)
     assert status == 0, hex(status & 0xFFFFFFFF)
     return Message(string_at(parts[0].pvBuffer, parts[0].cbBuffer), False)
 Context.wrap, Context.unwrap = wrap, unwrap
