@@ -213,7 +213,7 @@ class SspiConnection(ldap3.Connection):
             return results[-1]["saslCreds"] or None
 
         flow = sspi_client.authenticate(target, self._identity, **how)
-        context = sspi_client.drive(flow, exchange)
+        context: sspi_client.Context = sspi_client.drive(flow, exchange)
         with contextlib.ExitStack() as unless_sealed:
             unless_sealed.callback(context.close)
             if results[-1]["result"] != SUCCESS:
@@ -611,6 +611,7 @@ def report(connection: SspiConnection, told: argparse.Namespace) -> Iterator[str
 def main(argv: Optional[Sequence[str]] = None, secur32: Any = None) -> Optional[str]:
     """Return None, or what went wrong in one line."""
     told = options().parse_args(argv)
+    told.host = told.host.strip("[]")  # as addresses are written in a URL
     connection = None
     try:
         connection = connect(told, secur32)

@@ -238,6 +238,7 @@ def run(told: argparse.Namespace, secur32: Any) -> None:
 def main(argv: Optional[Sequence[str]] = None, secur32: Any = None) -> Optional[str]:
     """Return None, or what went wrong in one line."""
     told = options().parse_args(argv)
+    told.host = told.host.strip("[]")  # as addresses are written in a URL
     try:
         run(told, secur32)
     except Error as problem:

@@ -138,6 +138,7 @@ def options() -> argparse.ArgumentParser:
 def main(argv: Optional[Sequence[str]] = None, secur32: Any = None) -> Optional[str]:
     """Return None, or the one line that says what went wrong."""
     told = options().parse_args(argv)
+    told.host = told.host.strip("[]")  # as addresses are written in a URL
     import pytds  # type: ignore[import-untyped]
 
     try:

@@ -404,7 +404,8 @@ def test_command_says_what_is_wrong_when_the_password_is(
 def test_command_escapes_the_servers_words_when_it_refuses(
     ldap_search, domain, fake, serve
 ):
-    said = ldap_search.main(command(serve(Directory(domain, [], ["knows nobody"]))), fake)
+    port = serve(Directory(domain, [], ["knows nobody"]))
+    said = ldap_search.main(command(port), fake)
     assert "\\x1b[31mrequest\\n" in said and one_line(said, "ldap_search")
 
 
@@ -451,7 +452,7 @@ BAD = {
     "announces 2 GB": lambda domain: Directory(domain, [], ["announces 2 GB"]),
     "seals wrongly": lambda domain: Directory(domain, [], ["seals wrongly"]),
     "signs only": lambda domain: Directory(domain, [], ["signs only"]),
-    "hangs up in a frame": lambda domain: Directory(domain, [], ["hangs up in a frame"]),
+    "hangs up in it": lambda domain: Directory(domain, [], ["hangs up in a frame"]),
 }
 
 
