@@ -59,13 +59,13 @@ def pieces(first, second):
 def wrap(self, data, encrypt=True):
     a, b, message, parts = pieces(data, bytes(256))
     context = byref(self._handles.context)
-    status = self._secur32.EncryptMessage(context, 0, byref(message), 0)
+    status = self._handles.secur32.EncryptMessage(context, 0, byref(message), 0)
     assert status == 0, hex(status & 0xFFFFFFFF)
     return a.raw + b.raw[:parts[1].cbBuffer]
 def unwrap(self, blob):
     a, b, message, parts = pieces(blob[:4], blob[4:])
     context = byref(self._handles.context)
-    status = self._secur32.DecryptMessage(context, byref(message), 0, None)
+    status = self._handles.secur32.DecryptMessage(context, byref(message), 0, None)
     assert status == 0, hex(status & 0xFFFFFFFF)
     return Message(string_at(parts[0].pvBuffer, parts[0].cbBuffer), False)
 Context.wrap, Context.unwrap = wrap, unwrap
@@ -369,7 +369,7 @@ def bind_and_search(certificate, tls, password, host="localhost", port=None,
 
 # -- Mail ------------------------------------------------------------------------
 
-# Wine's NTLM takes no channel bindings, so here they are seen to be there, and left out.
+# Wine's NTLM takes no channel bindings: here they are seen to be there, and left out.
 UNBOUND = """\
 authenticate = sspi_client.authenticate
 def unbound(*arguments, channel_bindings, **more):
