@@ -1,7 +1,7 @@
 """examples/ldap_search.py on the fake, against a directory of its own on loopback.
 
 The directory speaks just enough LDAP, with FakeServer behind it. The same example
-meets Samba in lab/test_lab_ldap.py.
+meets Samba in lab/test_examples.py.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """examples/mail_login.py on the fake, against mail servers of its own on loopback.
 
-The same example meets Dovecot and Exim in lab/test_lab_mail.py.
+The same example meets Dovecot and Exim in lab/test_examples.py.
 """
 
 from base64 import b64decode, b64encode
