@@ -5,10 +5,10 @@ What stands in the way on Wine 8.0, beside what test_wine_to_servers.py lists:
 - Kerberos can neither seal nor wrap. So LDAP by Kerberos shows the bind alone, and
   mail by GSSAPI is given wrap() and unwrap() for what Wine makes, see WRAP.
 - Kerberos inside TLS is refused by Samba, and NTLM takes no bindings. So LDAP
-  inside TLS is shown by the fake's NTLM, which is real, on this machine's CPython
-  (Samba does not look at bindings), and on Wine without bindings.
-- Samba 4.17 knows no "who am I?", so whoami() hears its refusal, sealed; and with
-  bind() alone the connection then finds its own account, which Samba shows to
+  inside TLS, and mail by NTLM, is shown by the fake's NTLM, which is real, on this
+  machine's CPython (Samba 4.17 does not look at bindings), and on Wine without.
+- Samba 4.17 knows no "who am I?", so whoami() hears its refusal, sealed; and
+  after bind() the connection finds its own account, which Samba shows to
   nobody anonymous. Active Directory was not there to ask.
 """
 import contextlib
@@ -240,8 +240,9 @@ def bind(secur32, identity=None, cafile=None, tls="no", strategy="SYNC", ask=acc
         print(connection.negotiated,
               connection.negotiated == "Kerberos" or ask(connection))
 def found(connection, base, scope="SUBTREE", attributes=()):
-    return list(ldap_search.search(connection, base, "(cn=group*)", attributes,
-                                   scope=scope, page_size=300))
+    which = "(&(cn=group*)(!(cn=*policy*)))"  # Samba has one of its own
+    return list(ldap_search.search(connection, base, which, attributes, scope=scope,
+                                   page_size=300))
 """
 
 
