@@ -12,17 +12,15 @@ What stands in the way on Wine 8.0, beside what test_wine_to_servers.py lists:
   nobody anonymous. Active Directory was not there to ask.
 """
 import contextlib
-import getpass
 import importlib.util
 import os
 from pathlib import Path
 
+import ldap_bind
 import mail
 import pytest
 import servers
 import windows
-
-import sspi_client
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -337,35 +335,11 @@ bind(None, sspi_client.Identity(r"ADT\\alice", "Secret123!"), %r, %r, %r, ask=wh
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("tls", ["no", "start", "ldaps"])
-def test_ldap_search_is_let_in_when_the_fake_speaks_ntlm(samba, ldap3, monkeypatch,
-                                                         capsys, tls):
+def test_ldap_search_is_let_in_when_the_fake_speaks_ntlm(samba, ldap3, capsys, tls):
     # Inside TLS with NTLM alone: in SPNEGO it offers to sign, which Samba refuses.
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    bind_and_search(samba.certificate, tls, samba.users["bob"])
+    ldap_bind.bind_and_search(samba.certificate, tls, samba.users["bob"])
     found = capsys.readouterr().out
     assert "sAMAccountName: bob" in found
-
-
-def bind_and_search(certificate, tls, password, host="localhost", port=None,
-                    package="NTLM"):
-    """Let the fake log bob on to a domain controller and look himself up.
-
-    tls: "no", "start", "ldaps". Inside TLS the bindings of *certificate* go along,
-    which Samba 4.22 can enforce. Raises: AssertionError with what went wrong.
-    """
-    import ldap_search
-
-    fake = sspi_client.FakeSecur32(sspi_client.FakeDomain("ADT", {"bob": password}))
-    command = [host, "--user", "ADT\\bob", "--tls", tls, "--ca", str(certificate),
-               "--package", package, "--filter", "(sAMAccountName=bob)",
-               "--attributes", "sAMAccountName"]
-    command += ["--port", str(port)] if port else []
-    asked, getpass.getpass = getpass.getpass, lambda *prompt: password
-    try:
-        assert ldap_search.main(command, fake) is None
-    finally:
-        getpass.getpass = asked
-    fake.assert_clean()
 
 
 # -- Mail ------------------------------------------------------------------------
