@@ -30,6 +30,7 @@ import argparse
 import contextlib
 import getpass
 import ssl
+import struct
 import sys
 from typing import Any, Optional, Sequence
 
@@ -89,11 +90,13 @@ class SspiLogon:
         self._sock: Any = None
         try:
             super().__init__(user, host, *arguments, **options)  # type: ignore
-        except BaseException:
+        except BaseException as error:
             parts: Any = (self._sock, self._usock)
             for part in filter(None, parts):
                 with contextlib.suppress(OSError):
                     part.close()
+            if isinstance(error, struct.error):  # the first releases, at the end
+                raise InterfaceError("the server closed the connection") from error
             raise
         finally:
             if self._flow is not None:

@@ -2,8 +2,8 @@
 
 As the servers of servers.py. Dovecot asks for Kerberos by GSSAPI, with keys of its own
 in the realm, and for NTLM through Samba's ntlm_auth, which is told one user's
-password instead of asking a domain controller. Exim is an SMTP server that lets nobody log
-on outside of TLS, and asks Dovecot about its clients. Neither looks at bindings.
+password instead of asking a domain controller. Exim is an SMTP server that lets nobody
+log on outside of TLS, and asks Dovecot about its clients. Neither looks at bindings.
 """
 import collections
 import contextlib
