@@ -7,27 +7,33 @@ What Microsoft's "Using SSPI with a Windows Sockets Client" shows. Tokens and
 messages travel behind their length, 4 bytes little-endian. A server that is
 satisfied by a final token sends nothing, and so nothing is read.
 
-1. Connect.
-2. Send each token, and read the reply unless the token is final.
-3. Tell what was negotiated.
-4. Send an encrypted message and read the encrypted answer.
+Both ends on this machine need the fake part of sspi_client.py, which a copy may
+have been cut off. Standard library and sspi_client only.
 """
+
+from __future__ import annotations
 
 import argparse
 import getpass
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Optional, Sequence, Tuple
 
 import sspi_client
 
 LIMIT = 0x10000  # [bytes] Windows makes no token that is longer than 65,535
 LEGS = 10  # three are usual, and a server must not keep us for ever
 PATIENCE = 30  # [s] for each answer
-NEED = sspi_client.ISC_RET.CONFIDENTIALITY  # else step 4 is impossible
+NEED = sspi_client.ISC_RET.CONFIDENTIALITY  # else nothing can be said encrypted
 
 
-def log_on(connection, target, identity=None, secur32=None):
+def log_on(
+    connection: socket.socket,
+    target: str,
+    identity: Optional[sspi_client.Identity] = None,
+    secur32: Any = None,
+) -> sspi_client.Context:
     """Authenticate on a connected socket and return the Context.
 
     Raises: SspiError; OSError if the server leaves, announces more than LIMIT
@@ -35,7 +41,7 @@ def log_on(connection, target, identity=None, secur32=None):
     """
     legs = iter(range(LEGS))
 
-    def exchange(token):
+    def exchange(token: sspi_client.Token) -> Optional[bytes]:
         if next(legs, None) is None:
             raise ConnectionError(f"the server wants more than {LEGS} legs")
         send(connection, token)
@@ -45,18 +51,18 @@ def log_on(connection, target, identity=None, secur32=None):
     return sspi_client.drive(flow, exchange)
 
 
-def send(connection, payload):
+def send(connection: socket.socket, payload: bytes) -> None:
     connection.sendall(len(payload).to_bytes(4, "little") + payload)
 
 
-def receive(connection):
+def receive(connection: socket.socket) -> bytes:
     length = int.from_bytes(read_exactly(connection, 4), "little")
     if length > LIMIT:  # before memory is spent on it
         raise ConnectionError(f"the server announces {length} bytes; too many")
     return read_exactly(connection, length)
 
 
-def read_exactly(connection, length):
+def read_exactly(connection: socket.socket, length: int) -> bytes:
     parts = b""
     while len(parts) < length:
         part = connection.recv(length - len(parts))
@@ -66,17 +72,23 @@ def read_exactly(connection, length):
     return parts
 
 
-def talk(address, target, identity=None, secur32=None):
-    with socket.create_connection(address, PATIENCE) as connection:  # 1
-        with log_on(connection, target, identity, secur32) as context:  # 2
-            print(f"{context.package} to {target}")  # 3
+def talk(
+    address: Tuple[str, int],
+    target: str,
+    identity: Optional[sspi_client.Identity] = None,
+    secur32: Any = None,
+) -> None:
+    """Log on, tell what was negotiated, and exchange a message each way."""
+    with socket.create_connection(address, PATIENCE) as connection:
+        with log_on(connection, target, identity, secur32) as context:
+            print(f"{context.package} to {target}")
             print(f"granted: {context.flags!r}, until {context.expires}")
-            send(connection, context.wrap(b"hello"))  # 4
+            send(connection, context.wrap(b"hello"))
             answer = context.unwrap(receive(connection))
             print(f"encrypted answer ({answer.encrypted}): {bytes(answer)!r}")
 
 
-def serve_once(listener, domain):
+def serve_once(listener: socket.socket, domain: Any) -> None:
     server, (connection, _) = sspi_client.FakeServer(domain), listener.accept()
     connection.settimeout(PATIENCE)
     with connection:
@@ -87,8 +99,10 @@ def serve_once(listener, domain):
         send(connection, server.wrap(server.unwrap(receive(connection))))
 
 
-def loopback():
+def loopback() -> None:
     """Be both ends: this machine's secur32, or the fake one, and FakeServer."""
+    if not hasattr(sspi_client, "FakeDomain"):
+        raise ValueError("this copy of sspi_client has no fake part: name a HOST")
     domain = sspi_client.FakeDomain("CORP", {"alice": "Secret123!"})
     secur32 = None if sys.platform == "win32" else sspi_client.FakeSecur32(domain)
     print("FakeSecur32" if secur32 else "secur32.dll", "logs on to a FakeServer")
@@ -98,22 +112,50 @@ def loopback():
         talk(listener.getsockname(), "demo/localhost", identity, secur32)
 
 
-def main(argv=None, secur32=None):
+# -- For people ------------------------------------------------------------------
+
+
+def printable(text: object) -> str:
+    """Escape what a terminal would act upon."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    encoding = sys.stdout.encoding or "ascii"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sockets_client", description="Log on over a plain TCP socket."
+    )
+    add = parser.add_argument
+    add("host", nargs="?", help="a name, or an address of either kind; none: loopback")
+    add("port", nargs="?", type=int, default=0, help="where it listens")
+    add("--spn", help="default: host/HOST")
+    add("--user", help="DOMAIN\\user or user@domain; default: who is logged on")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None, secur32: Any = None) -> Optional[str]:
     """Return None, or the one line that says what went wrong."""
-    parser = argparse.ArgumentParser(description="Log on over a plain TCP socket.")
-    parser.add_argument("host", nargs="?", help="without one: loopback")
-    parser.add_argument("port", nargs="?", type=int, default=0)
-    parser.add_argument("--spn", help="default: host/HOST")
-    parser.add_argument("--user", help="default: who is logged on")
-    told = parser.parse_args(argv)
+    told = options().parse_args(argv)
     try:
         if not told.host:
-            return loopback()
-        identity = told.user and sspi_client.Identity(told.user, getpass.getpass())
-        target = told.spn or sspi_client.spn("host", told.host)
-        return talk((told.host, told.port), target, identity or None, secur32)
-    except (sspi_client.SspiError, EOFError, OSError, OverflowError, ValueError) as e:
-        return f"sockets_client: {e}"
+            loopback()
+            return None
+        identity = None
+        if told.user:
+            identity = sspi_client.Identity(told.user, getpass.getpass())
+        host = told.host.strip("[]")  # as addresses are written in a URL
+        target = told.spn or sspi_client.spn("host", host)
+        talk((host, told.port), target, identity, secur32)
+    except (
+        sspi_client.SspiError,
+        EOFError,
+        OSError,
+        OverflowError,
+        ValueError,
+    ) as problem:
+        return f"sockets_client: {printable(problem)}"
+    return None
 
 
 if __name__ == "__main__":
