@@ -65,14 +65,18 @@ if TYPE_CHECKING:
     Flow = Generator["Token", Optional[bytes], "Context"]
     Frame = Tuple["SecBufferDesc", "SecBuffer", "SecBuffer", "SecBuffer"]
     Owned = List[List[Callable[[], None]]]  # one stack, or none once it is claimed
+    Challenges = Union[None, str, List[str], Tuple[str, ...]]
+    HttpFlow = Generator[str, Tuple[int, Challenges], Optional["Context"]]
+    HttpStep = Tuple["Token", Optional["Context"]]
     T = TypeVar("T")
+    Out, In = TypeVar("Out"), TypeVar("In")  # of a flow: what it yields and accepts
 
 __version__ = "0.1.0"
 __all__ = [
     "DEFAULT_FLAGS", "ISC_REQ", "ISC_RET", "KERBEROS", "NEGOTIATE", "NTLM",
     "Context", "Credential", "Identity", "Message", "Package", "SspiError", "Token",
-    "authenticate", "drive", "main", "mechanism", "packages", "spn",
-    "tls_server_end_point",
+    "authenticate", "drive", "http_authenticate", "main", "mechanism", "packages",
+    "spn", "tls_server_end_point",
 ]  # fmt: skip
 
 # -- 3. Vocabulary -------------------------------------------------------------
@@ -297,25 +301,27 @@ def authenticate(
     return _begin(context, acquire, flags, require, channel_bindings, allow_ntlm)
 
 
-def drive(flow: "Flow", exchange: "Callable[[Token], Optional[bytes]]") -> "Context":
-    """Run a fresh *flow* to its end with *exchange* and return the Context.
+def drive(flow: "Generator[Out, In, T]", exchange: "Callable[[Out], In]") -> "T":
+    """Run a fresh *flow* to its end with *exchange* and return what it returns: the
+    Context, or None if a flow for HTTP ends without one.
 
     exchange(token) sends the token and returns the peer's answer, or None if
-    there was none; after a token that is final it need not wait for one.
+    there was none; after a token that is final it need not wait for one. For HTTP
+    it sends a header, and returns (status, challenges).
 
     Raises: what the flow raises, and what *exchange* raises, after closing the
         flow; RuntimeError for a flow that has ended before.
     """
     _expect("exchange", exchange, "callable", callable(exchange))
     _expect("flow", flow, "a generator", hasattr(flow, "send"))
-    reply: Optional[bytes] = None
+    if getattr(flow, "gi_frame", flow) is None:
+        raise RuntimeError("this flow has ended before")
+    reply: Any = None
     try:
         while True:
             try:
                 token = flow.send(reply)
             except StopIteration as done:
-                if done.value is None:
-                    raise RuntimeError("this flow has ended before") from None
                 return done.value  # type: ignore[no-any-return]
             reply = exchange(token)
     finally:
@@ -2177,6 +2183,246 @@ def _system_text(status: int) -> str:
         return ""
     text = ctypes.FormatError(c_int32(status).value).strip()
     return "" if text == "<no description>" else text
+
+
+# -- HTTP ----------------------------------------------------------------------
+# May touch: str and bytes. RFC 4559 without a socket; it calls up, being a user of
+# the log-on. What it reads comes from the network: not trusted.
+
+
+def http_authenticate(
+    host: str, status: int, challenges: "Challenges",
+    identity: "Optional[Identity]" = None, *, target: "Optional[str]" = None,
+    package: "Optional[str]" = None, certificate: "Optional[Buffer]" = None,
+    flags: int = DEFAULT_FLAGS, require: int = 0, allow_ntlm: bool = True,
+    credential: "Optional[Credential]" = None, secur32: "Any" = None,
+) -> "HttpFlow":  # fmt: skip
+    """Log on to the HTTP server, or proxy, that answered *status*: 401, or 407.
+
+    *challenges*: the values of WWW-Authenticate, or Proxy-Authenticate. The SPN is
+    *target*, else HTTP/*host*. *package* None: Negotiate if offered, else NTLM.
+    *certificate* [DER] is the server's, on the connection that all legs must use.
+    *credential* stands for *identity*. The rest is as in authenticate().
+
+    Yields: the value of the next Authorization, or Proxy-Authorization [str].
+    Accepts: (status, challenges) of the answer to it.
+    Returns: the Context, as StopIteration.value. None if no logon of ours is asked
+        for, or if we are let in before the handshake is through.
+    Raises: here as authenticate() does, and RuntimeError if *credential* is closed;
+        from the generator SspiError: SEC_E_LOGON_DENIED if we are refused,
+        SEC_E_MUTUAL_AUTH_FAILED where *require* forbids None,
+        SEC_E_SECURITY_QOS_FAILED if NTLM alone is offered and is ruled out.
+    Owns, Blocks: as authenticate().
+    """
+    status, values = _http_answer((status, challenges))
+    _check_credential(identity, NEGOTIATE if package is None else package, allow_ntlm)
+    _check_bits("require", require)
+    _expect("host", host, "str", isinstance(host, str))
+    target = _http_spn(host) if target is None else target
+    bindings = None if certificate is None else tls_server_end_point(certificate)
+    if credential is not None:
+        _check_shared(credential, identity, package, allow_ntlm, secur32)
+        package, allow_ntlm = credential.package, credential._allow_ntlm
+    asked = status in (401, 407)
+    offered = [s for s in (NEGOTIATE, NTLM) if asked and _http_entries(values, s)]
+    ntlm = allow_ntlm and not require & ISC_REQ.MUTUAL_AUTH  # which NTLM cannot do
+    package, scheme = _http_choice(package, offered, ntlm)
+    options: Any = dict(flags=flags, require=require, channel_bindings=bindings)
+    if credential is None:
+        options.update(package=package, allow_ntlm=allow_ntlm, secur32=secur32)
+        flow = authenticate(target, identity, **options)
+    else:
+        flow = credential.authenticate(target, **options)
+    return _http_flow(flow, status, offered, require, ntlm, (scheme, package, target))
+
+
+def _http_flow(
+    flow: "Flow", first: int, offered: "List[str]", require: int, ntlm: bool,
+    names: "Tuple[str, str, str]",
+) -> "HttpFlow":  # fmt: skip
+    import base64
+
+    leg, context, (scheme, package, target) = 0, None, names
+    try:
+        if scheme not in offered:
+            if offered:
+                raise _http_error(SEC_E_SECURITY_QOS_FAILED, _HTTP_ONLY_NTLM)
+            if require and first not in (401, 407):
+                raise _http_error(SEC_E_MUTUAL_AUTH_FAILED, _HTTP_UNPROVEN)
+            return None
+        token, context = _http_step(flow, None)
+        sent = token
+        while context is None and leg < _HTTP_LEGS:
+            leg, sent = leg + 1, token
+            answer = yield f"{scheme} {base64.b64encode(token).decode()}".rstrip()
+            status, values = _http_answer(answer)
+            if status != first:
+                context = _http_end(flow, token, values, scheme)
+                if require and context is None:
+                    raise _http_error(SEC_E_MUTUAL_AUTH_FAILED, _HTTP_UNPROVEN)
+                return context
+            reply = b"" if token.final else _http_token(values, scheme)
+            if not reply:
+                break
+            token, context = _http_step(flow, reply)
+        if context is not None:
+            context.close()
+        raise _http_refusal(first, sent, ntlm and scheme != offered[-1])
+    except SspiError as reason:
+        _note(reason, package, target, leg or None)
+        raise
+    finally:
+        flow.close()
+
+
+_HTTP_LEGS = 6  # NTLM takes two, Kerberos one, SPNEGO now and then one more
+
+
+def _http_step(flow: "Flow", reply: "Optional[bytes]") -> "HttpStep":
+    """Return (token, None), or once SSPI is done (no token, the Context)."""
+    try:
+        return flow.send(reply), None
+    except StopIteration as done:
+        return Token(b"", final=True), done.value
+
+
+def _http_end(
+    flow: "Flow", token: Token, values: "List[str]", scheme: str
+) -> "Optional[Context]":
+    """We are let in: return the Context, None if the handshake is open still."""
+    context, reply = None, None if token.final else _http_token(values, scheme)
+    if reply:
+        token, context = _http_step(flow, reply)
+    if context is None and token.final:  # nobody is left to send it to
+        _, context = _http_step(flow, None)
+    return context
+
+
+def _http_error(status: int, hint: str) -> SspiError:
+    return SspiError(status, "http_authenticate", hint=hint)
+
+
+def _http_refusal(status: int, sent: Token, ntlm_is_left: bool) -> SspiError:
+    what = mechanism(sent)
+    kind = next(kind for kind in _HTTP_REFUSALS if kind in what)
+    hint = f"The answer to {what} was {status} again. {_HTTP_REFUSALS[kind]}"
+    if ntlm_is_left and kind != "NTLM AUTHENTICATE":
+        hint += " NTLM is offered as well: package=NTLM tries it."
+    return _http_error(SEC_E_LOGON_DENIED, hint)
+
+
+#: What mechanism() says of our last token -> what its refusal means.
+_HTTP_REFUSALS = {
+    "NTLM NEGOTIATE":
+        "It was refused before the user was seen: NTLM is switched off there, or the "
+        "legs did not share one connection (a proxy, a load balancer).",
+    "NTLM AUTHENTICATE":
+        "The user name or the password is wrong, or the account is locked; or the "
+        "server demands channel bindings, over TLS: give certificate=.",
+    "Kerberos AP-REQ":
+        "The ticket was refused. Check who holds the SPN (setspn -Q SPN), the "
+        "service's keytab, the clocks, and what the user may do there.",
+    "": "Check that the server speaks this package, and what it logs.",
+}  # fmt: skip
+_HTTP_UNPROVEN = (
+    "The answer came without a proof of who the server is. Check that it demands a "
+    "logon for this, and that no proxy takes the token away."
+)
+_HTTP_ONLY_NTLM = (
+    "NTLM alone is offered, and package, allow_ntlm or require rule it out; nothing "
+    "was sent. If NTLM may be used, package=NTLM does."
+)
+
+
+def _check_shared(
+    credential: Credential, identity: "Any", package: "Optional[str]",
+    allow_ntlm: bool, secur32: "Any",
+) -> None:  # fmt: skip
+    known = isinstance(credential, Credential)
+    _expect("credential", credential, "Credential", known)
+    never = not credential._allow_ntlm or _is(credential.package, KERBEROS)
+    for what, contradicts in (
+        ("identity", identity is not None),
+        ("package", package is not None and not _is(package, credential.package)),
+        ("allow_ntlm", not (allow_ntlm or never)),
+        ("secur32", secur32 not in (None, credential._shared.secur32)),
+    ):
+        if contradicts:
+            raise ValueError(f"{what} contradicts the credential, which has its own")
+
+
+def _http_choice(
+    package: "Optional[str]", offered: "List[str]", ntlm: bool
+) -> "Tuple[str, str]":
+    if package is None:
+        package = NTLM if ntlm and offered == [NTLM] else NEGOTIATE
+    if package.lower() not in ("negotiate", "kerberos", "ntlm"):
+        raise ValueError(f"package {package}: HTTP has Negotiate, Kerberos and NTLM")
+    return package, NTLM if _is(package, NTLM) and NTLM in offered else NEGOTIATE
+
+
+def _http_spn(host: str) -> str:
+    try:  # the A-label, RFC 5890
+        name = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError("host is no name that IDNA can encode") from None
+    name = name.lower()
+    bare = name[1:-1] if name[:1] + name[-1:] == "[]" else name
+    if _is_ipv6(bare.partition("%")[0]):
+        return f"HTTP/{bare.partition('%')[0]}"
+    if "[" in name or "]" in name:
+        raise ValueError("host has brackets, and is not one IPv6 address")
+    return spn("HTTP", name[:-1] if name.endswith(".") else name)
+
+
+def _is_ipv6(address: str) -> bool:
+    import ipaddress
+
+    try:
+        return bool(ipaddress.IPv6Address(address).max_prefixlen)
+    except ValueError:
+        return False
+
+
+def _http_answer(answer: "Any") -> "Tuple[int, List[str]]":
+    pair = isinstance(answer, (list, tuple)) and len(answer) == 2
+    _expect("the answer", answer, "(status, challenges)", pair)
+    status, values = answer
+    _expect("status", status, "int", isinstance(status, int) and status is not True)
+    if not 100 <= status <= 999:
+        raise ValueError(f"status must have three digits, not be {status}")
+    values = [values or ""] if values is None or isinstance(values, str) else values
+    several = isinstance(values, (list, tuple))
+    _expect("challenges", values, "str, or a list or tuple of str", several)
+    for value in values:
+        _expect("each challenge", value, "str", isinstance(value, str))
+    return status, values
+
+
+def _http_token(values: "List[str]", scheme: str) -> bytes:
+    """Return the first entry's that has one, else b""."""
+    import base64
+
+    word = next(filter(None, _http_entries(values, scheme)), "")
+    try:
+        return base64.b64decode(word, validate=True)
+    except ValueError:
+        hint = "The server's token is not base64."
+        raise _http_error(SEC_E_INVALID_TOKEN, hint) from None
+
+
+def _http_entries(values: "List[str]", scheme: str) -> "List[str]":
+    """Return the token of each entry of *scheme*, "" where it has none."""
+    entries = []
+    for value in values:
+        plain = value.replace("\\\\", "").replace('\\"', "")  # RFC 9110 5.6.4
+        plain += '"' * (plain.count('"') % 2)  # never closed: up to the end
+        for item in '""'.join(plain.split('"')[::2]).split(","):
+            name, word, *_ = item.split() + ["", ""]
+            if _is(name, scheme):  # an "=" inside a word is a parameter's
+                bare = word.rstrip("=")
+                entries.append(word if bare and "=" not in bare else "")
+    return entries
 
 
 # -- 12. The command line ------------------------------------------------------
