@@ -2206,12 +2206,11 @@ def http_authenticate(
 
     Yields: the value of the next Authorization, or Proxy-Authorization [str].
     Accepts: (status, challenges) of the answer to it.
-    Returns: the Context, as StopIteration.value. None if no logon of ours is asked
+    Returns: the Context, as StopIteration.value; None if no logon of ours is asked
         for, or if we are let in before the handshake is through.
-    Raises: here as authenticate() does, and RuntimeError if *credential* is closed;
-        from the generator SspiError: SEC_E_LOGON_DENIED if we are refused,
-        SEC_E_MUTUAL_AUTH_FAILED where *require* forbids None,
-        SEC_E_SECURITY_QOS_FAILED if NTLM alone is offered and is ruled out.
+    Raises: as authenticate(). SEC_E_LOGON_DENIED: refused. SEC_E_MUTUAL_AUTH_FAILED:
+        *require* forbids None. SEC_E_SECURITY_QOS_FAILED: NTLM alone is offered,
+        and ruled out.
     Owns, Blocks: as authenticate().
     """
     status, values = _http_answer((status, challenges))
@@ -2275,17 +2274,6 @@ def _http_flow(
         flow.close()
 
 
-_HTTP_LEGS = 6  # NTLM takes two, Kerberos one, SPNEGO now and then one more
-
-
-def _http_step(flow: "Flow", reply: "Optional[bytes]") -> "HttpStep":
-    """Return (token, None), or once SSPI is done (no token, the Context)."""
-    try:
-        return flow.send(reply), None
-    except StopIteration as done:
-        return Token(b"", final=True), done.value
-
-
 def _http_end(
     flow: "Flow", token: Token, values: "List[str]", scheme: str
 ) -> "Optional[Context]":
@@ -2298,8 +2286,12 @@ def _http_end(
     return context
 
 
-def _http_error(status: int, hint: str) -> SspiError:
-    return SspiError(status, "http_authenticate", hint=hint)
+def _http_step(flow: "Flow", reply: "Optional[bytes]") -> "HttpStep":
+    """Return (token, None), or once SSPI is done (no token, the Context)."""
+    try:
+        return flow.send(reply), None
+    except StopIteration as done:
+        return Token(b"", final=True), done.value
 
 
 def _http_refusal(status: int, sent: Token, ntlm_is_left: bool) -> SspiError:
@@ -2311,6 +2303,7 @@ def _http_refusal(status: int, sent: Token, ntlm_is_left: bool) -> SspiError:
     return _http_error(SEC_E_LOGON_DENIED, hint)
 
 
+_HTTP_LEGS = 6  # NTLM takes two, Kerberos one, SPNEGO now and then one more
 #: What mechanism() says of our last token -> what its refusal means.
 _HTTP_REFUSALS = {
     "NTLM NEGOTIATE":
@@ -2423,6 +2416,10 @@ def _http_entries(values: "List[str]", scheme: str) -> "List[str]":
                 bare = word.rstrip("=")
                 entries.append(word if bare and "=" not in bare else "")
     return entries
+
+
+def _http_error(status: int, hint: str) -> SspiError:
+    return SspiError(status, "http_authenticate", hint=hint)
 
 
 # -- 12. The command line ------------------------------------------------------

@@ -92,7 +92,7 @@ def test_cut_line_stands_between_the_command_line_and_the_fake():
 
 def test_docstring_map_names_every_section_above_the_cut():
     told = " ".join(sspi_client.__doc__.split())
-    titles = {number: BANNER.match(LINES[n - 1])[2] for number, n in SECTIONS}  # fmt: skip
+    titles = {number: BANNER.match(LINES[n - 1])[2] for number, n in SECTIONS}
     for number in range(3, 13):
         word = titles[number].split()[-1].lower()
         assert f"{number} " in told and word in told.lower()
@@ -119,7 +119,8 @@ def test_calls_go_down_within_a_section_too():
     upward = sorted(
         f"line {line}: {name}"
         for line, name, defined in uses()
-        if name in functions and section_of(line) == section_of(defined) in {4, 5, 6, 7, 8, 9, HTTP}
+        if name in functions and section_of(line) == section_of(defined)
+        if section_of(line) in {4, 5, 6, 7, 8, 9, HTTP}
         for node in spans
         if node.lineno <= line <= node.end_lineno and defined < node.lineno
     )
@@ -176,8 +177,8 @@ def test_environment_network_threads_and_logs_are_never_touched():
 # -- imports -------------------------------------------------------------------
 
 AT_IMPORT = {"ctypes", "enum", "sys"}
-LATER = {"argparse", "base64", "codecs", "datetime", "hashlib", "hmac", "ipaddress", "json", "os",
-         "threading", "time", "warnings", "weakref"}  # fmt: skip
+LATER = {"argparse", "base64", "codecs", "datetime", "hashlib", "hmac", "ipaddress",
+         "json", "os", "threading", "time", "warnings", "weakref"}  # fmt: skip
 CHECKERS = {"datetime", "typing"}  # under TYPE_CHECKING alone
 
 
