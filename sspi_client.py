@@ -320,10 +320,10 @@ def drive(flow: "Generator[Out, In, T]", exchange: "Callable[[Out], In]") -> "T"
     try:
         while True:
             try:
-                token = flow.send(reply)
+                held = [flow.send(reply)]
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
-            reply = exchange(token)
+            reply = exchange(held.pop())  # if it raises, our frame holds no token
     finally:
         flow.close()
 
@@ -2209,8 +2209,8 @@ def http_authenticate(
     Returns: the Context, as StopIteration.value; None if no logon of ours is asked
         for, or if we are let in before the handshake is through.
     Raises: as authenticate(). SEC_E_LOGON_DENIED: refused. SEC_E_MUTUAL_AUTH_FAILED:
-        *require* forbids None. SEC_E_SECURITY_QOS_FAILED: NTLM alone is offered,
-        and ruled out.
+        let in, but *require* is not proven. SEC_E_SECURITY_QOS_FAILED: only NTLM is
+        offered, and is ruled out.
     Owns, Blocks: as authenticate().
     """
     status, values = _http_answer((status, challenges))
@@ -2225,7 +2225,11 @@ def http_authenticate(
     asked = status in (401, 407)
     offered = [s for s in (NEGOTIATE, NTLM) if asked and _http_entries(values, s)]
     ntlm = allow_ntlm and not require & ISC_REQ.MUTUAL_AUTH  # which NTLM cannot do
-    package, scheme = _http_choice(package, offered, ntlm)
+    if package is None:
+        package = NTLM if ntlm and offered == [NTLM] else NEGOTIATE
+    if package.lower() not in ("negotiate", "kerberos", "ntlm"):
+        raise ValueError(f"package {package}: HTTP has Negotiate, Kerberos and NTLM")
+    scheme = NTLM if _is(package, NTLM) and NTLM in offered else NEGOTIATE
     options: Any = dict(flags=flags, require=require, channel_bindings=bindings)
     if credential is None:
         options.update(package=package, allow_ntlm=allow_ntlm, secur32=secur32)
@@ -2304,35 +2308,25 @@ def _http_refusal(status: int, sent: Token, ntlm_is_left: bool) -> SspiError:
 
 
 _HTTP_LEGS = 6  # NTLM takes two, Kerberos one, SPNEGO now and then one more
+_HTTP_ONLY_NTLM = "Only NTLM is offered, and is ruled out; package=NTLM would use it."
+_HTTP_UNPROVEN = "The server did not prove who it is: no logon, or none to its end."
 #: What mechanism() says of our last token -> what its refusal means.
 _HTTP_REFUSALS = {
-    "NTLM NEGOTIATE":
-        "It was refused before the user was seen: NTLM is switched off there, or the "
-        "legs did not share one connection (a proxy, a load balancer).",
-    "NTLM AUTHENTICATE":
-        "The user name or the password is wrong, or the account is locked; or the "
-        "server demands channel bindings, over TLS: give certificate=.",
-    "Kerberos AP-REQ":
-        "The ticket was refused. Check who holds the SPN (setspn -Q SPN), the "
-        "service's keytab, the clocks, and what the user may do there.",
+    "NTLM NEGOTIATE": "It was refused before the user was seen: NTLM is switched off, "
+    "or the legs did not share one connection (a proxy, a load balancer).",
+    "NTLM AUTHENTICATE": "The password is wrong, the account is locked, or the server "
+    "demands channel bindings (over TLS: give certificate=).",
+    "Kerberos AP-REQ": "Check who holds the SPN (setspn -Q SPN), the service's keytab, "
+    "the clocks, and what the user may do there.",
     "": "Check that the server speaks this package, and what it logs.",
-}  # fmt: skip
-_HTTP_UNPROVEN = (
-    "The answer came without a proof of who the server is. Check that it demands a "
-    "logon for this, and that no proxy takes the token away."
-)
-_HTTP_ONLY_NTLM = (
-    "NTLM alone is offered, and package, allow_ntlm or require rule it out; nothing "
-    "was sent. If NTLM may be used, package=NTLM does."
-)
+}
 
 
 def _check_shared(
     credential: Credential, identity: "Any", package: "Optional[str]",
     allow_ntlm: bool, secur32: "Any",
 ) -> None:  # fmt: skip
-    known = isinstance(credential, Credential)
-    _expect("credential", credential, "Credential", known)
+    _expect("credential", credential, "Credential", isinstance(credential, Credential))
     never = not credential._allow_ntlm or _is(credential.package, KERBEROS)
     for what, contradicts in (
         ("identity", identity is not None),
@@ -2342,16 +2336,6 @@ def _check_shared(
     ):
         if contradicts:
             raise ValueError(f"{what} contradicts the credential, which has its own")
-
-
-def _http_choice(
-    package: "Optional[str]", offered: "List[str]", ntlm: bool
-) -> "Tuple[str, str]":
-    if package is None:
-        package = NTLM if ntlm and offered == [NTLM] else NEGOTIATE
-    if package.lower() not in ("negotiate", "kerberos", "ntlm"):
-        raise ValueError(f"package {package}: HTTP has Negotiate, Kerberos and NTLM")
-    return package, NTLM if _is(package, NTLM) and NTLM in offered else NEGOTIATE
 
 
 def _http_spn(host: str) -> str:
@@ -2381,7 +2365,8 @@ def _http_answer(answer: "Any") -> "Tuple[int, List[str]]":
     pair = isinstance(answer, (list, tuple)) and len(answer) == 2
     _expect("the answer", answer, "(status, challenges)", pair)
     status, values = answer
-    _expect("status", status, "int", isinstance(status, int) and status is not True)
+    number = isinstance(status, int) and not isinstance(status, bool)
+    _expect("status", status, "int", number)
     if not 100 <= status <= 999:
         raise ValueError(f"status must have three digits, not be {status}")
     values = [values or ""] if values is None or isinstance(values, str) else values
