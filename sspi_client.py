@@ -2186,8 +2186,8 @@ def _system_text(status: int) -> str:
 
 
 # -- HTTP ----------------------------------------------------------------------
-# May touch: str and bytes. RFC 4559 without a socket; it calls up, being a user of
-# the log-on. What it reads comes from the network: not trusted.
+# May touch: str and bytes. RFC 4559 without a socket, a user of the log-on: it calls
+# up. What it reads comes from the network: not trusted.
 
 
 def http_authenticate(
@@ -2208,10 +2208,9 @@ def http_authenticate(
     Accepts: (status, challenges) of the answer to it.
     Returns: the Context, as StopIteration.value; None if no logon of ours is asked
         for, or if we are let in before the handshake is through.
-    Raises: as authenticate(). SEC_E_LOGON_DENIED: refused. SEC_E_MUTUAL_AUTH_FAILED:
-        let in, but *require* is not proven. SEC_E_SECURITY_QOS_FAILED: only NTLM is
-        offered, and is ruled out.
-    Owns, Blocks: as authenticate().
+    Owns, Blocks, Raises: as authenticate(). SEC_E_LOGON_DENIED: we are refused.
+        SEC_E_MUTUAL_AUTH_FAILED: let in, with *require* unproven.
+        SEC_E_SECURITY_QOS_FAILED: only NTLM is offered, and is ruled out.
     """
     status, values = _http_answer((status, challenges))
     _check_credential(identity, NEGOTIATE if package is None else package, allow_ntlm)
@@ -2249,9 +2248,9 @@ def _http_flow(
     try:
         if scheme not in offered:
             if offered:
-                raise _http_error(SEC_E_SECURITY_QOS_FAILED, _HTTP_ONLY_NTLM)
+                raise SspiError(SEC_E_SECURITY_QOS_FAILED, _HTTP, hint=_ONLY_NTLM)
             if require and first not in (401, 407):
-                raise _http_error(SEC_E_MUTUAL_AUTH_FAILED, _HTTP_UNPROVEN)
+                raise SspiError(SEC_E_MUTUAL_AUTH_FAILED, _HTTP, hint=_UNPROVEN)
             return None
         token, context = _http_step(flow, None)
         sent = token
@@ -2259,15 +2258,17 @@ def _http_flow(
             leg, sent = leg + 1, token
             answer = yield f"{scheme} {base64.b64encode(token).decode()}".rstrip()
             status, values = _http_answer(answer)
-            if status != first:
-                context = _http_end(flow, token, values, scheme)
-                if require and context is None:
-                    raise _http_error(SEC_E_MUTUAL_AUTH_FAILED, _HTTP_UNPROVEN)
-                return context
             reply = b"" if token.final else _http_token(values, scheme)
+            if reply:
+                token, context = _http_step(flow, reply)
+            if status != first:  # we are let in
+                if context is None and token.final:  # nobody is left to send it to
+                    _, context = _http_step(flow, None)
+                if require and context is None:
+                    raise SspiError(SEC_E_MUTUAL_AUTH_FAILED, _HTTP, hint=_UNPROVEN)
+                return context
             if not reply:
                 break
-            token, context = _http_step(flow, reply)
         if context is not None:
             context.close()
         raise _http_refusal(first, sent, ntlm and scheme != offered[-1])
@@ -2276,18 +2277,6 @@ def _http_flow(
         raise
     finally:
         flow.close()
-
-
-def _http_end(
-    flow: "Flow", token: Token, values: "List[str]", scheme: str
-) -> "Optional[Context]":
-    """We are let in: return the Context, None if the handshake is open still."""
-    context, reply = None, None if token.final else _http_token(values, scheme)
-    if reply:
-        token, context = _http_step(flow, reply)
-    if context is None and token.final:  # nobody is left to send it to
-        _, context = _http_step(flow, None)
-    return context
 
 
 def _http_step(flow: "Flow", reply: "Optional[bytes]") -> "HttpStep":
@@ -2304,12 +2293,13 @@ def _http_refusal(status: int, sent: Token, ntlm_is_left: bool) -> SspiError:
     hint = f"The answer to {what} was {status} again. {_HTTP_REFUSALS[kind]}"
     if ntlm_is_left and kind != "NTLM AUTHENTICATE":
         hint += " NTLM is offered as well: package=NTLM tries it."
-    return _http_error(SEC_E_LOGON_DENIED, hint)
+    return SspiError(SEC_E_LOGON_DENIED, _HTTP, hint=hint)
 
 
+_HTTP = "http_authenticate"
 _HTTP_LEGS = 6  # NTLM takes two, Kerberos one, SPNEGO now and then one more
-_HTTP_ONLY_NTLM = "Only NTLM is offered, and is ruled out; package=NTLM would use it."
-_HTTP_UNPROVEN = "The server did not prove who it is: no logon, or none to its end."
+_ONLY_NTLM = "Only NTLM is offered, and is ruled out; package=NTLM would use it."
+_UNPROVEN = "The server did not prove who it is: no logon, or none to its end."
 #: What mechanism() says of our last token -> what its refusal means.
 _HTTP_REFUSALS = {
     "NTLM NEGOTIATE": "It was refused before the user was seen: NTLM is switched off, "
@@ -2344,21 +2334,18 @@ def _http_spn(host: str) -> str:
     except UnicodeError:
         raise ValueError("host is no name that IDNA can encode") from None
     name = name.lower()
-    bare = name[1:-1] if name[:1] + name[-1:] == "[]" else name
-    if _is_ipv6(bare.partition("%")[0]):
-        return f"HTTP/{bare.partition('%')[0]}"
-    if "[" in name or "]" in name:
-        raise ValueError("host has brackets, and is not one IPv6 address")
+    if any(c in name for c in ":[]"):  # until spn() takes an address itself
+        import ipaddress
+
+        inside = name[1:-1] if name[:1] + name[-1:] == "[]" else name
+        address = inside.partition("%")[0]  # without its zone
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError:
+            expected = "a bare name, no URL and no port, or one IPv6 address"
+            raise ValueError(f"host must be {expected}") from None
+        return f"HTTP/{address}"
     return spn("HTTP", name[:-1] if name.endswith(".") else name)
-
-
-def _is_ipv6(address: str) -> bool:
-    import ipaddress
-
-    try:
-        return bool(ipaddress.IPv6Address(address).max_prefixlen)
-    except ValueError:
-        return False
 
 
 def _http_answer(answer: "Any") -> "Tuple[int, List[str]]":
@@ -2378,7 +2365,6 @@ def _http_answer(answer: "Any") -> "Tuple[int, List[str]]":
 
 
 def _http_token(values: "List[str]", scheme: str) -> bytes:
-    """Return the first entry's that has one, else b""."""
     import base64
 
     word = next(filter(None, _http_entries(values, scheme)), "")
@@ -2386,7 +2372,7 @@ def _http_token(values: "List[str]", scheme: str) -> bytes:
         return base64.b64decode(word, validate=True)
     except ValueError:
         hint = "The server's token is not base64."
-        raise _http_error(SEC_E_INVALID_TOKEN, hint) from None
+        raise SspiError(SEC_E_INVALID_TOKEN, _HTTP, hint=hint) from None
 
 
 def _http_entries(values: "List[str]", scheme: str) -> "List[str]":
@@ -2401,10 +2387,6 @@ def _http_entries(values: "List[str]", scheme: str) -> "List[str]":
                 bare = word.rstrip("=")
                 entries.append(word if bare and "=" not in bare else "")
     return entries
-
-
-def _http_error(status: int, hint: str) -> SspiError:
-    return SspiError(status, "http_authenticate", hint=hint)
 
 
 # -- 12. The command line ------------------------------------------------------
