@@ -131,13 +131,15 @@ class SspiConnection(http.client.HTTPConnection):
             self._send(None)
 
     def getresponse(self) -> http.client.HTTPResponse:
+        begun, self._flow = self._flow, None
+        if begun is not None:
+            with contextlib.closing(begun):
+                return self._log_on(begun, super().getresponse(), legs=1)
         answer = super().getresponse()
-        flow, self._flow = self._flow, None
-        if flow is not None:
-            return self._log_on(flow, answer, begun=True)
         if answer.status == 401 or (self.logon.require and not self._proven):
             flow = self._start(answer.status, _challenges(answer))
-            return self._log_on(flow, answer, begun=False)
+            with contextlib.closing(flow):
+                return self._log_on(flow, answer, legs=0)
         return answer
 
     def close(self) -> None:
@@ -147,34 +149,28 @@ class SspiConnection(http.client.HTTPConnection):
 
     def _start(self, status: int, challenges: List[str]) -> "sspi_client.HttpFlow":
         ours = any(re.search("(?i)negotiate|ntlm", value) for value in challenges)
-        if self.sock is None and status == 401 and ours:
-            self.connect()  # the 401 has closed the one that it came on
-        self._certificate = self._peer_certificate() if ours else None
+        asked = ours and status == 401
+        self._certificate = self._peer_certificate() if asked else None
         return self.logon.start(self._host, status, challenges, self._certificate)
 
     def _log_on(
-        self,
-        flow: "sspi_client.HttpFlow",
-        answer: http.client.HTTPResponse,
-        begun: bool,
+        self, flow: "sspi_client.HttpFlow", answer: http.client.HTTPResponse, legs: int
     ) -> http.client.HTTPResponse:
-        """Send leg by leg, and return the answer to the last."""
-        legs = int(begun)
-        reply: Any = (answer.status, _challenges(answer)) if begun else None
-        with contextlib.closing(flow):
-            while True:
-                try:
-                    header = flow.send(reply)
-                except StopIteration as done:
-                    self._end(done.value, legs)
-                    self._cookies.hand_over(answer)
-                    return answer
-                self._make_free(answer, first=legs == 0)
-                self._cookies.take(answer)
-                self._send(header)
-                del header  # should the answer be an error, its traceback has none
-                answer, legs = super().getresponse(), legs + 1
-                reply = answer.status, _challenges(answer)
+        """Send leg by leg, *legs* of which are sent; return the answer to the last."""
+        reply: Any = (answer.status, _challenges(answer)) if legs else None
+        while True:
+            try:
+                header = flow.send(reply)
+            except StopIteration as done:
+                self._end(done.value, legs)
+                self._cookies.hand_over(answer)
+                return answer
+            self._make_free(answer, first=legs == 0)
+            self._cookies.take(answer)
+            self._send(header)
+            del header  # should the answer be an error, its traceback has none
+            answer, legs = super().getresponse(), legs + 1
+            reply = answer.status, _challenges(answer)
 
     def _end(self, context: Optional[sspi_client.Context], legs: int) -> None:
         if context is not None:
@@ -193,7 +189,6 @@ class SspiConnection(http.client.HTTPConnection):
             raise http.client.RemoteDisconnected(
                 "the server closed the connection in mid-logon"
             )
-        self.connect()
         if self._peer_certificate() != self._certificate:
             raise http.client.RemoteDisconnected(
                 "the server has another certificate on another connection"
@@ -217,8 +212,9 @@ class SspiConnection(http.client.HTTPConnection):
         if not self.logon.bindings or urlsplit(self.page).scheme != "https":
             return None
         if self.sock is None:
-            self.connect()
-        certificate: Optional[bytes] = self.sock.getpeercert(True)
+            self.connect()  # a 401 may have closed the one that it came on
+        tls: Any = self.sock
+        certificate: Optional[bytes] = tls.getpeercert(True)
         if not certificate:
             raise LogonError("no certificate to bind to; bindings=False goes without")
         return certificate

@@ -29,11 +29,12 @@ class Client:
     def __init__(self, origins, retries=0, proxy=None, **sspi):
         assert retries == 0
         self.jar = CookieJar()
+        proxies = {"http": proxy, "https": proxy} if proxy else {}
         trust = ssl.create_default_context(cafile=str(PEM))
         self.web = urllib.request.build_opener(
             urllib_auth.SspiHandler(*origins, context=trust, **sspi),
             urllib.request.HTTPCookieProcessor(self.jar),
-            urllib.request.ProxyHandler(proxy and {"http": proxy, "https": proxy} or {}),
+            urllib.request.ProxyHandler(proxies),
         )
 
     def ask(self, method, url, body=None, headers=None, stream=False):
