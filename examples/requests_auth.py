@@ -189,6 +189,14 @@ class SspiAdapter(requests.adapters.HTTPAdapter):
                 request=response.request,
             )
 
+    def close(self) -> None:
+        """Close all connections, and their logons with them."""
+        managers: List[Any] = [self.poolmanager, *self.proxy_manager.values()]
+        for manager in managers:
+            for key in manager.pools.keys():
+                manager.pools[key].close()  # urllib3 2 would wait for the collector
+        super().close()
+
     def __getstate__(self) -> Dict[str, Any]:
         raise TypeError("an SspiAdapter cannot be pickled or copied: mount a new one")
 

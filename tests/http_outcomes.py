@@ -305,7 +305,7 @@ class Site:
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + 5  # [s]
         for thread in list(self.threads):
             thread.join(max(0.0, deadline - time.monotonic()))
         assert self.open == 0, f"{self.open} connections were left open"
