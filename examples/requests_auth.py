@@ -228,7 +228,7 @@ class SspiConnection(Base):
         self._through = arguments, options  # urllib3 2 forgets them when it closes
         super().set_tunnel(*arguments, **options)
 
-    def request(  # type: ignore[override]
+    def request(
         self,
         method: str,
         url: str,
@@ -243,6 +243,7 @@ class SspiConnection(Base):
         self._cookies = _LegCookies(self._page)
         at_once = self.logon.preemptive and self.logon.is_for(self._page)
         if at_once and not self._logged_on_for_good:
+            self._connect_if_need_be()
             self._flow = self._start(401, [self.logon.scheme])
             self._send(next(self._flow))
         else:
@@ -323,7 +324,9 @@ class SspiConnection(Base):
 
     def _make_free(self, inner: http.client.HTTPResponse, first: bool) -> None:
         """Make the connection ready for the next leg, which must go over this one."""
-        if not _read_to_its_end(inner):
+        if inner.will_close:
+            inner.close()  # and http.client has closed its connection
+        elif not _read_to_its_end(inner):
             self.close()
         if getattr(self, "sock", None) is not None:
             return
