@@ -285,6 +285,9 @@ class SspiConnection(Base):
         while True:
             try:
                 header = flow.send(reply)
+            except sspi_client.SspiError:
+                _inner(answer).close()
+                raise
             except StopIteration as done:
                 self._end(done.value, legs)
                 self._cookies.hand_over(_inner(answer))

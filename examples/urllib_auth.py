@@ -161,6 +161,9 @@ class SspiConnection(http.client.HTTPConnection):
         while True:
             try:
                 header = flow.send(reply)
+            except sspi_client.SspiError:
+                answer.close()
+                raise
             except StopIteration as done:
                 self._end(done.value, legs)
                 self._cookies.hand_over(answer)
