@@ -370,7 +370,11 @@ class SspiConnection(Base):
         tls: Any = self.sock
         certificate: Optional[bytes] = tls.getpeercert(True)
         if not certificate:
-            raise LogonError("no certificate to bind to; bindings=False goes without")
+            raise sspi_client.SspiError(
+                sspi_client.SEC_E_BAD_BINDINGS,
+                "SspiConnection",
+                hint="No certificate to bind to; bindings=False goes without.",
+            )
         return certificate
 
     def _url(self, url: str) -> str:
