@@ -16,9 +16,11 @@ The report is a list of [status, X-Remote-User, page] or, where an error was rai
 [the error's class, the status of the SspiError behind it].
 """
 
+import ctypes
 import json
 import ssl
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import client
@@ -41,9 +43,25 @@ class NoInputFirst:
         self.InitializeSecurityContextW = initialize
 
 
+class BufferOfEachThread(client.CallersBuffer):
+    """CallersBuffer has one, which threads would take from each other."""
+
+    _local = threading.local()
+
+    @property
+    def memory(self):
+        if not hasattr(self._local, "memory"):
+            self._local.memory = ctypes.create_string_buffer(0x10000)
+        return self._local.memory
+
+    @memory.setter
+    def memory(self, _):
+        pass  # each thread makes its own
+
+
 def backend(job):
     secur32 = sspi_client.Secur32()
-    wine = client.CallersBuffer if job.get("kerberos") else NoInputFirst
+    wine = BufferOfEachThread if job.get("kerberos") else NoInputFirst
     return wine(secur32)
 
 
@@ -93,14 +111,12 @@ class Requests:
         import requests_auth
 
         self.web = requests.Session()
-        self.web.verify = job["cafile"]
         adapter = requests_auth.SspiAdapter(**keywords(job))
         self.web.mount(origin(job) + "/", adapter)
 
     def ask(self, job, body):
-        answer = self.web.request(
-            job.get("method", "GET"), job["url"], data=body, timeout=client.PATIENCE
-        )
+        how = {"data": body, "timeout": client.PATIENCE, "verify": job["cafile"]}
+        answer = self.web.request(job.get("method", "GET"), job["url"], **how)
         return [answer.status_code, answer.headers.get("X-Remote-User"), answer.text]
 
     def close(self):
