@@ -50,6 +50,7 @@ What a library may lack (`can`):
     "multipart"     Body("multipart", ...)
     "generator"     Body("generator", ...)
     "file"          Body("file", ...)
+    "307"           it sends a body again, whole, to where a page has moved
     "any host"      names are resolved with socket.getaddrinfo
 """
 
@@ -652,12 +653,27 @@ HEADERS = [
         kerberos=False, trips=3, also=ntlm_alone),
 ]  # fmt: skip
 
+def shown_whole(here, site, answer):
+    assert answer.body == b"who?" * 99 and site.tokens() == []
+    assert here.fake.calls == []
+
+
+CLOSING = [("Connection", "close")]
+PROXY_OFFER = [("Proxy-Authenticate", "Negotiate")]
 SOMETHING = [("WWW-Authenticate", 'Basic realm="x"')]
 
 NOT_OURS = [
     Row("401 that offers Basic alone", lambda: plain(Reply(401, SOMETHING, b"no")), 401,
         also=no_calls, kerberos=True),
     Row("401 that offers nothing", lambda: plain(Reply(401, [], b"no")), 401,
+        also=no_calls, kerberos=True),
+    Row("401 that only speaks of NTLM",
+        lambda: plain(Reply(401, authenticate([DIGEST]), b"who?" * 99)), 401,
+        kerberos=True, tls=None, also=shown_whole, trips=1),
+    Row("401 that only speaks of NTLM, and closes",
+        lambda: plain(Reply(401, authenticate([DIGEST]) + CLOSING, b"who?" * 99)), 401,
+        kerberos=True, tls=None, also=shown_whole, trips=1),
+    Row("407 of the server itself", lambda: plain(Reply(407, PROXY_OFFER, b"no")), 407,
         also=no_calls, kerberos=True),
     Row("a page for anybody", lambda: plain(Reply(200, [], THE_PAGE)),
         also=no_calls, kerberos=True),
@@ -859,6 +875,9 @@ CONNECTIONS = [
     Row("a leg gets no answer", {"leg": Reply(raw=b"")}, BROKEN, kerberos=False),
     Row("a leg gets half an answer", {"leg": Reply(raw=b"HTTP/1.1 40")}, BROKEN,
         kerberos=False),
+    Row("a leg's page is longer than anybody would read", {
+        "leg": Reply(401, body=b"?" * 20_000_000)}, kerberos=False, want=BROKEN,
+        trips=2),
     Row("a refusal closes", lambda: refuse_and_close, REFUSED, trips=2,
         name="SEC_E_LOGON_DENIED"),
     Row("the page closes", {"last": Reply(200, [("Connection", "close")], THE_PAGE)},
@@ -1015,6 +1034,26 @@ def a_host_that_is_not_listed_gets_no_token(driver):
         word, answer = here.outcome(here.open(listed), "GET", site.url)
         assert word == 401 and site.tokens() == [] and here.fake.calls == []
         assert answer.body == site.behave.first.body
+
+
+class MovesBodies(Moves):
+    """307 and 308 keep the method and the body."""
+
+    def page(self, request, line, headers):
+        if request.path == "/page?a=b":
+            return Reply(307, headers + [("Location", self.place)])
+        return super().page(request, line, headers)
+
+
+@scenario("redirects", "307")
+def a_body_goes_along_when_a_page_has_moved(driver):
+    content = b"0123456789" * 3000
+    for kerberos in (True, False):
+        for body in (content, Body("file", content), Body("generator", content)):
+            with world(driver, kerberos=kerberos) as here:
+                site = here.serve(MovesBodies("/elsewhere"))
+                word, answer = here.outcome(here.open(site), "PUT", site.url, body)
+                assert (word, answer.body) == (PAGE, THE_PAGE + content)
 
 
 # Cookies.

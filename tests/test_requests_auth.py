@@ -84,7 +84,7 @@ class Client:
 class Driver:
     name = "requests"
     can = {"keep-alive", "redirects", "cookies", "retries", "threads", "proxy"}
-    can |= {"context", "multipart", "generator", "file", "any host"}
+    can |= {"context", "multipart", "generator", "file", "307", "any host"}
     open = staticmethod(Client)
 
     @staticmethod
