@@ -224,9 +224,12 @@ class SspiConnection(Base):
             self._forget()
         super().close()
 
-    def set_tunnel(self, *arguments: Any, **options: Any) -> None:
-        self._through = arguments, options  # urllib3 2 forgets them when it closes
-        super().set_tunnel(*arguments, **options)
+    def set_tunnel(
+        self, host: str, port: Optional[int] = None, *arguments: Any, **options: Any
+    ) -> None:
+        # urllib3 2 forgets it when it closes.
+        self._through = (host, port, *arguments), options
+        super().set_tunnel(host, port, *arguments, **options)
 
     def request(
         self,
@@ -284,7 +287,7 @@ class SspiConnection(Base):
         reply: Any = (answer.status, _challenges(answer)) if legs else None
         while True:
             try:
-                header = flow.send(reply)
+                held = [flow.send(reply)]
             except sspi_client.SspiError:
                 _inner(answer).close()
                 raise
@@ -294,8 +297,7 @@ class SspiConnection(Base):
                 return answer
             self._make_free(_inner(answer), first=legs == 0)
             self._cookies.take(_inner(answer))
-            self._send(header)
-            del header  # should the answer be an error, its traceback has none
+            self._send(held.pop())  # if that raises, this frame holds no token
             self.sock.settimeout(patience)
             answer, legs = super().getresponse(), legs + 1
             reply = answer.status, _challenges(answer)
@@ -351,9 +353,13 @@ class SspiConnection(Base):
         if self._offset is not None:
             body.seek(self._offset)
         self._connect_if_need_be()
-        # A server may answer, and hang up, before it has read all of a body.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        try:
             super().request(method, url, body, headers, **options)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # a server may answer, and hang up, before it has read all of a body
+        finally:
+            headers.clear()  # likewise
+            del authorization
 
     def _connect_if_need_be(self) -> None:
         if getattr(self, "sock", None) is None:
@@ -381,7 +387,7 @@ class SspiConnection(Base):
         """Return the whole URL: a proxy gets that, a tunnel leads to its host."""
         host, port = self.host, self.port
         if self._through is not None:
-            host, port = (*self._through[0], *self._through[1].values())[:2]
+            host, port = self._through[0][:2]
         name = f"[{host.strip('[]')}]" if ":" in host else host
         return urljoin(f"{self.scheme}://{name}:{port}/", url)
 

@@ -160,7 +160,7 @@ class SspiConnection(http.client.HTTPConnection):
         reply: Any = (answer.status, _challenges(answer)) if legs else None
         while True:
             try:
-                header = flow.send(reply)
+                held = [flow.send(reply)]
             except sspi_client.SspiError:
                 answer.close()
                 raise
@@ -170,8 +170,7 @@ class SspiConnection(http.client.HTTPConnection):
                 return answer
             self._make_free(answer, first=legs == 0)
             self._cookies.take(answer)
-            self._send(header)
-            del header  # should the answer be an error, its traceback has none
+            self._send(held.pop())  # if that raises, this frame holds no token
             answer, legs = super().getresponse(), legs + 1
             reply = answer.status, _challenges(answer)
 
@@ -212,9 +211,13 @@ class SspiConnection(http.client.HTTPConnection):
             body.seek(self._offset)
         if self.sock is None:
             self.connect()
-        # A server may answer, and hang up, before it has read all of a body.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        try:
             super().request(method, url, body, headers, encode_chunked=encode_chunked)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # a server may answer, and hang up, before it has read all of a body
+        finally:
+            headers.clear()  # likewise
+            del authorization
 
     def _peer_certificate(self) -> Optional[bytes]:
         if not self.logon.bindings or urlsplit(self.page).scheme != "https":

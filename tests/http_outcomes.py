@@ -141,6 +141,7 @@ class Request:
     def __init__(self, line, headers, body, connection):
         self.method, self.path = line.split(" ")[:2]
         self.headers, self.body, self.connection = headers, body, connection
+        self.twice = []  # names of headers that came more than once
         name = "proxy-authorization" if self.method == "CONNECT" else "authorization"
         self.scheme, _, word = headers.get(name, "").partition(" ")
         self.token = b""
@@ -248,7 +249,7 @@ class Site:
         except BaseException as fault:
             self.faults.append(fault)
         finally:
-            self.hang_up(connection)
+            self.hang_up(connection, getattr(self.behave, "early", False))
             with self.lock:
                 self.open -= 1
 
@@ -261,6 +262,7 @@ class Site:
                 self.log.append(request)
             reply = self.behave(request, line)
             line.served += 1
+            assert not {"authorization", "host", "cookie"} & set(request.twice)
             if callable(reply):  # it does as it likes with the socket
                 return reply(connection, stream)
             connection.sendall(reply.octets(request.method))
@@ -272,12 +274,15 @@ class Site:
         if not first:
             return None
         headers: Dict[str, str] = {}
+        twice = []
         for octets in iter(stream.readline, b"\r\n"):
             if not octets:
                 return None
             name, _, value = octets.decode("latin-1").partition(":")
+            twice += [name.lower()] * (name.lower() in headers)
             headers[name.strip().lower()] = value.strip()
         request = Request(first, headers, b"", number)
+        request.twice = twice
         if self.behave_early(request):
             return request
         if headers.get("transfer-encoding", "").lower() == "chunked":
@@ -294,7 +299,10 @@ class Site:
         return FakeServer(self.domain, BOUND if self.tls else None)
 
     @staticmethod
-    def hang_up(connection):
+    def hang_up(connection, rudely):
+        """Close; *rudely*: with what the client still sends unread, as a reset."""
+        if rudely:
+            return connection.close()
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
             connection.settimeout(2)
@@ -760,19 +768,28 @@ def at_most(bound, log):
 
 def tells_no_secret(site, error):
     """Nothing that an error shows, and no frame of ours in it, holds a secret."""
-    secrets = {b64 for t in site.tokens() for b64 in [base64.b64encode(t).decode()]}
-    chain = [error, error.__cause__]
-    for shown in (str(e) + repr(e) for e in chain):
-        assert "mistyped" not in shown
-        assert not any(secret in shown for secret in secrets)
-    for link in chain:
-        trace = link.__traceback__
+    secrets = {base64.b64encode(token).decode() for token in site.tokens()}
+    for link in (error, error.__cause__):
+        for shown in (str(link), repr(link)):
+            assert "mistyped" not in shown
+            assert not any(secret in shown for secret in secrets)
+    frames_hold_no_secret(error, secrets)
+
+
+def frames_hold_no_secret(error, secrets):
+    """Look through what the frames of the adapters hold, in each link of the chain."""
+    seen = 0
+    while error is not None:
+        trace = error.__traceback__
         while trace is not None:
-            if trace.tb_frame.f_code.co_filename.endswith("_auth.py"):
-                for value in trace.tb_frame.f_locals.values():
-                    text = value if isinstance(value, str) else ""
-                    assert not any(secret in text for secret in secrets)
-            trace = trace.tb_next
+            frame, trace = trace.tb_frame, trace.tb_next
+            if Path(frame.f_code.co_filename).parent.name == "examples":
+                seen += 1
+                for name, value in frame.f_locals.items():
+                    held = f"{value}"
+                    assert not any(secret in held for secret in secrets), name
+        error = error.__cause__ or error.__context__
+    assert seen, "no frame of an adapter"
 
 
 def body_on_every_leg(here, site, answer):
@@ -1394,10 +1411,11 @@ def a_logon_goes_through_a_tunnel_and_is_bound_to_its_far_end(driver):
         for habits in ({}, {"first": Reply(401, [("Connection", "close")])}):
             with world(driver, kerberos=kerberos) as here:
                 site = here.serve(Acceptor(**habits), tls=True)
-                proxy = here.serve(Proxy(site))
+                proxy = here.serve(Proxy(site), name="127.0.0.1")
                 client = here.open(site, proxy=proxy.origin)
                 word, answer = here.outcome(client, "GET", site.url)
                 assert word == PAGE, answer
+                assert site.users[0].endswith(" HTTP/localhost")
                 connect = f"CONNECT localhost:{site.port}"
                 assert proxy.behave.asked == [connect] * (1 + bool(habits))
 
@@ -1424,6 +1442,17 @@ def a_server_that_says_nothing_is_a_broken_connection(driver):
         site = here.serve(lambda request, line: Reply(raw=b""))
         word, error = here.outcome(here.open(site), "GET", site.url)
         assert word == BROKEN, error
+
+
+@scenario()
+def a_broken_logon_is_given_up_at_once(driver):
+    """Though somebody still holds the error, with the frames in it."""
+    for sspi in ({}, {"preemptive": True}):
+        with world(driver) as here:
+            site = here.serve(Acceptor(last=Reply(raw=b"")))
+            word, error = here.outcome(here.open(site, **sspi), "GET", site.url)
+            assert word == BROKEN, error
+            here.fake.assert_clean()
 
 
 @scenario()

@@ -1,10 +1,12 @@
 """examples/requests_auth.py: the table of outcomes, and what is requests' own."""
 
 import copy
+import http.client
 import importlib
 import importlib.util
 import os
 import pickle
+import ssl
 import threading
 from pathlib import Path
 
@@ -82,7 +84,7 @@ class Client:
 
 
 class Driver:
-    name = "requests"
+    name = f"requests {requests.__version__}, urllib3 {urllib3.__version__}"
     can = {"keep-alive", "redirects", "cookies", "retries", "threads", "proxy"}
     can |= {"context", "multipart", "generator", "file", "307", "any host"}
     open = staticmethod(Client)
@@ -96,9 +98,10 @@ class Driver:
         return "other"
 
 
+@pytest.mark.parametrize("driver", [Driver], ids=[Driver.name])
 @pytest.mark.parametrize("case", http_outcomes.cases(Driver), ids=str)
-def test_outcome(case):
-    case.play(Driver)
+def test_outcome(case, driver):
+    case.play(driver)
 
 
 # -- What is requests' own -----------------------------------------------------
@@ -230,6 +233,28 @@ def test_a_mock_of_the_socket_drops_no_bindings(mocker):
         assert site.tokens() == []
 
 
+def test_no_leg_goes_to_a_connection_with_another_certificate(mocker):
+    """The token was bound to the first one's: nodes may have their own."""
+    with http_outcomes.world(Driver) as here:
+        closing = [("Connection", "keep-alive"), ("Connection", "close")]
+        first = http_outcomes.Reply(401, closing)
+        site = here.serve(http_outcomes.Acceptor(first=first), tls=True)
+        client, seen = here.open(site), []
+        real = ssl.SSLSocket.getpeercert
+
+        def getpeercert(self, binary_form=False):
+            der = real(self, binary_form)
+            if binary_form:
+                seen.append(der)
+                der = der[:-1] + bytes([len(seen)])
+            return der
+
+        mocker.patch("ssl.SSLSocket.getpeercert", getpeercert)
+        with pytest.raises(requests.ConnectionError, match="another certificate"):
+            client.ask("GET", site.url)
+        assert site.tokens() == [] and len(seen) == 2
+
+
 def test_no_verification_still_binds():
     with http_outcomes.world(Driver) as here:
         site = here.serve(http_outcomes.Acceptor(), tls=True)
@@ -284,9 +309,29 @@ def test_a_leg_waits_as_long_as_the_timeout_says():
 
         site = here.serve(behave)
         session = here.open(site).session
-        with pytest.raises((requests.Timeout, requests.ConnectionError)):
+        with pytest.raises(requests.ReadTimeout):
             session.get(site.url, timeout=(PATIENCE, 0.2))
         event.set()
+
+
+def test_no_frame_of_ours_holds_a_token_when_sending_fails(mocker):
+    with http_outcomes.world(Driver, kerberos=False) as here:
+        site = here.serve(http_outcomes.Acceptor())
+        session, sent = here.open(site).session, []
+        real = http.client.HTTPConnection.endheaders
+
+        def endheaders(self, *arguments, **options):
+            head = b"".join(self._buffer)
+            if b"Authorization" in head:
+                sent.append(head.partition(b"Authorization: Negotiate ")[2][:60])
+                raise OSError("the network is down")
+            return real(self, *arguments, **options)
+
+        mocker.patch("http.client.HTTPConnection.endheaders", endheaders)
+        with pytest.raises(requests.ConnectionError) as caught:
+            session.get(site.url, timeout=PATIENCE)
+        assert len(sent) == 1
+        http_outcomes.frames_hold_no_secret(caught.value, [sent[0].decode()])
 
 
 # -- As a command --------------------------------------------------------------

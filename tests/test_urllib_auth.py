@@ -1,7 +1,9 @@
 """examples/urllib_auth.py: the table of outcomes, and what is urllib's own."""
 
+import http.client
 import importlib.util
 import ssl
+import sys
 import urllib.error
 import urllib.request
 import xmlrpc.client
@@ -173,6 +175,48 @@ def test_a_mock_of_the_socket_drops_no_bindings(mocker):
         assert site.tokens() == []
 
 
+def test_no_leg_goes_to_a_connection_with_another_certificate(mocker):
+    """The token was bound to the first one's: nodes may have their own."""
+    with http_outcomes.world(Driver) as here:
+        closing = [("Connection", "keep-alive"), ("Connection", "close")]
+        first = http_outcomes.Reply(401, closing)
+        site = here.serve(http_outcomes.Acceptor(first=first), tls=True)
+        client, seen = here.open(site), []
+        real = ssl.SSLSocket.getpeercert
+
+        def getpeercert(self, binary_form=False):
+            der = real(self, binary_form)
+            if binary_form:
+                seen.append(der)
+                der = der[:-1] + bytes([len(seen)])
+            return der
+
+        mocker.patch("ssl.SSLSocket.getpeercert", getpeercert)
+        with pytest.raises(ConnectionError, match="another certificate"):
+            client.ask("GET", site.url)
+        assert site.tokens() == [] and len(seen) == 2
+
+
+def test_no_frame_of_ours_holds_a_token_when_sending_fails(mocker):
+    with http_outcomes.world(Driver, kerberos=False) as here:
+        site = here.serve(http_outcomes.Acceptor())
+        web, sent = opener(site.origin, secur32=here.fake), []
+        real = http.client.HTTPConnection.endheaders
+
+        def endheaders(self, *arguments, **options):
+            head = b"".join(self._buffer)
+            if b"Authorization" in head:
+                sent.append(head.partition(b"Authorization: Negotiate ")[2][:60])
+                raise OSError("the network is down")
+            return real(self, *arguments, **options)
+
+        mocker.patch("http.client.HTTPConnection.endheaders", endheaders)
+        with pytest.raises(OSError, match="down") as caught:
+            web.open(site.url, timeout=PATIENCE)
+        assert len(sent) == 1
+        http_outcomes.frames_hold_no_secret(caught.value, [sent[0].decode()])
+
+
 # -- xmlrpc.client -------------------------------------------------------------
 
 CALLED = xmlrpc.client.dumps(("done",), methodresponse=True).encode()
@@ -202,6 +246,17 @@ def test_calls_log_on_once_for_a_connection(tls, kerberos):
             assert [proxy.do(1, "x") for _ in range(10)] == ["done"] * 10
         assert len(site.log) == 10 + (1 if kerberos else 2)
         assert site.connections == 1 and site.behave.calls == [((1, "x"), "do")]
+
+
+def test_unasked_tokens_of_ntlm_stop_once_the_connection_is_logged_on():
+    with http_outcomes.world(Driver, kerberos=False) as here:
+        site = here.serve(Rpc())
+        transport = urllib_auth.SspiTransport(
+            site.origin, preemptive=True, secur32=here.fake
+        )
+        with xmlrpc.client.ServerProxy(site.origin + "/rpc", transport) as proxy:
+            assert [proxy.do() for _ in range(3)] == ["done"] * 3
+        assert len(site.log) == 4 and len(site.users) == 1
 
 
 def test_a_refused_call_is_one_logon():
@@ -266,3 +321,15 @@ def test_command_has_help_for_every_option(capsys):
         lines = said.partition("\n\n")[2].splitlines()  # behind the usage
         line = next(line for line in lines if line.strip().startswith(option))
         assert len(line.split()) > 2, line
+
+
+# -- What the README of the examples shows -------------------------------------
+
+
+def test_readme_shows_how_to_test_code_that_uses_an_adapter(monkeypatch):
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "urllib_auth", urllib_auth)
+    text = (EXAMPLE.parent / "README.md").read_text("utf-8")
+    _, block, _ = text.replace("```python", "```").split("```")
+    exec(compile(block, "examples/README.md", "exec"), {"__name__": "shown"})
