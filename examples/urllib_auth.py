@@ -123,7 +123,9 @@ class SspiConnection(http.client.HTTPConnection):
             if (name.lower(), str(value).lower()) != ("connection", "close")
         }
         self._host = _host(self._headers, self.page)
-        self._cookies = _LegCookies(urljoin(self.page, url))
+        # Not urljoin() for a path: "//evil.test/" would be a host to it.
+        whole = urljoin(self.page, "/")[:-1] + url if url.startswith("/") else url
+        self._cookies = _LegCookies(whole)
         if self.logon.preemptive and not self._logged_on_for_good:
             self._flow = self._start(401, [self.logon.scheme])
             self._send(next(self._flow))
@@ -216,7 +218,7 @@ class SspiConnection(http.client.HTTPConnection):
         except (BrokenPipeError, ConnectionResetError):
             pass  # a server may answer, and hang up, before it has read all of a body
         finally:
-            headers.clear()  # likewise
+            headers.clear()  # if it raises, this frame holds no token
             del authorization
 
     def _peer_certificate(self) -> Optional[bytes]:

@@ -937,7 +937,7 @@ BODIES = [
 ] + [
     Row("a long body that a server hangs up on",
         {"early": True, "first": Reply(401, [("Connection", "close")])},
-        asks=(("POST", LONG * 40, None),)),
+        asks=(("POST", LONG * 200, None),)),
 ]  # fmt: skip
 
 GZIP = [("Content-Encoding", "gzip")]
@@ -1184,6 +1184,19 @@ def target_names_the_spn(driver):
 
 
 @scenario()
+def a_path_that_looks_like_a_host_is_none(driver):
+    with world(driver, services=["HTTP/localhost", "HTTP/evil.test"]) as here:
+        cookie = [("Set-Cookie", "node=n1; Path=/")]
+        site = here.serve(Acceptor(first=Reply(401, cookie)))
+        url = site.origin + "//evil.test/"
+        word, answer = here.outcome(here.open(site), "GET", url)
+        assert word == PAGE, answer
+        assert site.users == ["Kerberos CORP\\alice HTTP/localhost"]
+        assert site.log[-1].headers["cookie"] == "node=n1"
+        assert site.log[-1].path == site.log[0].path
+
+
+@scenario()
 def an_address_is_its_own_name(driver):
     for address, name in (("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")):
         with world(driver, kerberos=False) as here:
@@ -1403,6 +1416,15 @@ def a_tunnel_that_wants_a_logon_names_proxy_forward(driver):
         else:
             raise AssertionError("nothing was raised")
         assert site.log == [] and here.fake.calls == []
+
+
+@scenario("proxy")
+def a_tunnel_that_fails_otherwise_is_the_librarys_error(driver):
+    with world(driver) as here:
+        site = here.serve(Acceptor(), tls=True)
+        proxy = here.serve(Proxy(site, 503))
+        word, error = here.outcome(here.open(site, proxy=proxy.origin), "GET", site.url)
+        assert word == BROKEN and "proxy_forward" not in str(error), error
 
 
 @scenario("proxy")

@@ -180,6 +180,18 @@ def test_hosts_decide_when_it_is_mounted_on_all():
             assert answer.content == site.behave.first.body
 
 
+def test_a_generator_goes_to_a_host_that_is_not_listed():
+    """requests 2.28 sends its pieces by hand, past request()."""
+    with http_outcomes.world(Driver) as here:
+        site = here.serve(http_outcomes.Acceptor())
+        with mounted(here, "http://", hosts=["localhost"]) as session:
+            elsewhere = site.url.replace("localhost", "127.0.0.1")
+            pieces = iter([b"some", b"body"])
+            answer = session.put(elsewhere, data=pieces, timeout=PATIENCE)
+            assert answer.status_code == 401 and site.tokens() == []
+            assert site.log[0].body == b"somebody"
+
+
 def test_hosts_decide_behind_a_proxy_that_forwards():
     """One pool, to the proxy, serves listed and unlisted hosts."""
     with http_outcomes.every_name_is_here(), http_outcomes.world(Driver) as here:
