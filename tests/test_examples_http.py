@@ -226,34 +226,7 @@ def need(library):
     return pytest.importorskip(library, reason=f"this example is for {library}")
 
 
-class HttpGet:
-    def __init__(self):
-        self.module = load("http_get")
-
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        return self.module.fetch(url, method, body, hosts=hosts, **logon)[::2]
-
-    def command(self, url, secur32, *options, host="localhost"):
-        return self.module.main(["--allow", host, url, *options], secur32)
-
-
-class Requests(HttpGet):
-    def __init__(self):
-        self.library = need("requests")
-        self.module = load("requests_auth")
-
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        with self.library.Session() as session:
-            session.auth = self.module.SspiAuth(hosts, **logon)
-            session.mount(url, self.library.adapters.HTTPAdapter(1, 1))
-            answer = session.request(method, url, data=body, timeout=10)
-            return answer.status_code, answer.content
-
-    def command(self, url, secur32, *options, host="localhost"):
-        return self.module.main([host, url, *options], secur32)
-
-
-class Httpx(Requests):
+class Httpx:
     def __init__(self):
         self.library = need("httpx")
         self.module = load("httpx_auth")
@@ -264,6 +237,9 @@ class Httpx(Requests):
         with self.library.Client(**how) as client:
             answer = client.request(method, url, content=body)
             return answer.status_code, answer.content
+
+    def command(self, url, secur32, *options, host="localhost"):
+        return self.module.main([host, url, *options], secur32)
 
 
 class AsyncHttpx(Httpx):
@@ -278,7 +254,7 @@ class AsyncHttpx(Httpx):
         return asyncio.run(run())
 
 
-class Aiohttp(Requests):
+class Aiohttp(Httpx):
     def __init__(self):
         self.library = need("aiohttp")
         self.module = load("aiohttp_auth")
@@ -294,7 +270,7 @@ class Aiohttp(Requests):
         return asyncio.run(run())
 
 
-@pytest.fixture(params=[HttpGet, Requests, Httpx, AsyncHttpx, Aiohttp])
+@pytest.fixture(params=[Httpx, AsyncHttpx, Aiohttp])
 def client(request):
     return request.param()
 
@@ -454,24 +430,6 @@ def test_command_says_so_when_the_host_is_not_listed(client, web, fake):
     assert "127.0.0.1" in line and fake.calls == []
 
 
-def test_http_get_lists_the_host_of_an_https_url(tls_web, fake, capsys):
-    assert load("http_get").main([tls_web.url], fake) is None
-
-
-def test_http_get_refuses_ntlm_when_told_to(web, fake, ntlm_only):
-    options = ["--allow", "localhost", "--no-ntlm", web.url]
-    assert "SEC_E_TARGET_UNKNOWN" in load("http_get").main(options, fake)
-    web.offers = ["NTLM"]
-    assert "NTLM" in load("http_get").main(options, fake)
-    assert web.seen == [None, None]
-
-
-@pytest.mark.parametrize("url", ["ftp://localhost/", "localhost", "http:///x"])
-def test_http_get_refuses_what_is_no_url(url, fake):
-    with pytest.raises(ValueError):
-        load("http_get").fetch(url, hosts=["localhost"], secur32=fake)
-
-
 # -- Tunnels -------------------------------------------------------------------
 
 
@@ -548,7 +506,7 @@ def test_tunnel_carries_tls(tunnel, web, tls_web, fake, capsys):
 
 # -- What they look like -------------------------------------------------------
 
-NAMES = ["http_get", "proxy_tunnel", "requests_auth", "httpx_auth", "aiohttp_auth"]
+NAMES = ["proxy_tunnel", "httpx_auth", "aiohttp_auth"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,6 @@
 """The HTTP examples with Windows CPython on Wine, against Apache and Squid.
 
-requests, httpx and aiohttp are fetched for Windows into a folder of this run. What
+httpx and aiohttp are fetched for Windows into a folder of this run. What
 Wine does otherwise than Windows is told in test_wine_to_servers.py; here it matters
 that Negotiate falls back to bare NTLM, that Kerberos needs a buffer of its caller, and
 that NTLM refuses its first leg if it is given anything, so it gets no bindings there.
@@ -17,8 +17,8 @@ import windows
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
-LIBRARIES = ("requests", "httpx", "aiohttp")
-NAMES = ["http_get"] + [library + "_auth" for library in LIBRARIES]
+LIBRARIES = ("httpx", "aiohttp")
+NAMES = [library + "_auth" for library in LIBRARIES]
 
 # Run by Windows: Wine's Kerberos wants CallersBuffer, its NTLM must not have it.
 # Without _wmi, platform does not ask Wine's WMI, which ends the process.
@@ -113,10 +113,7 @@ def place(apache, name, scheme):
 
 
 def command(name, kerberos, password, *argv):
-    if name == "http_get":
-        argv = ("--allow", "localhost") + argv
-    else:
-        argv = ("localhost",) + argv
+    argv = ("localhost",) + argv
     return "command(%r, %r, %r, *%r)" % (name, kerberos, password, argv)
 
 
@@ -155,28 +152,6 @@ def test_example_fails_in_one_line_without_a_ticket(wine_python, apache, nobody,
     said, (line,) = wine_python(
         command(name, True, "", place(apache, "krb", "http")), nobody)
     assert said == "" and line.startswith(name + ": ") and "\n" not in line
-
-
-FETCH = """\
-import http_get
-status, headers, page = http_get.fetch(%r, %r, %r, hosts=["localhost"],
-    require=%d, secur32=backend(%r), identity=%s)
-report(status, headers["X-Remote-User"], page.decode())
-"""
-
-
-@BOTH
-def test_http_get_sees_that_apache_proves_itself(wine_python, apache, ticket, scheme):
-    url = place(apache, "krb", scheme)
-    _, facts = wine_python(FETCH % (url, "GET", None, 2, True, "None"), ticket)
-    assert facts == [200, "alice@LAB.TEST", "krb\n"]
-
-
-def test_http_get_posts_a_body_with_ntlm(wine_python, apache, nobody):
-    who = "sspi_client.Identity('LAB\\\\alice', %r)" % apache.users["alice"]
-    url = place(apache, "ntlm", "https") + "index.html"
-    _, facts = wine_python(FETCH % (url, "POST", b"body" * 999, 0, False, who), nobody)
-    assert facts == [200, "LAB\\alice", "ntlm\n"]
 
 
 # -- Tunnels -------------------------------------------------------------------
