@@ -315,14 +315,14 @@ class SspiTransport(_Logon, httpx.BaseTransport):
         self._places = threading.Semaphore(self._limits.max_connections or UNLIMITED)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        request.read()  # or it could be sent once only
+        sent = _buffered(request, request.read())
         patience = request.extensions.get("timeout", {}).get("pool")
         if not self._places.acquire(timeout=patience):
             raise httpx.PoolTimeout("all connections are in use", request=request)
         lane = self._lanes.take(request.url)
         try:
             with _as_transport_errors(request):
-                answer = self._run(lane, self._exchange(lane, request, _guard))
+                answer = self._run(lane, self._exchange(lane, sent, _guard))
         except BaseException:
             self._give_back(lane, False)
             raise
@@ -425,7 +425,7 @@ class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
             return self._of_loop.get()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await request.aread()  # or it could be sent once only
+        sent = _buffered(request, await request.aread())
         lanes, places = self._here()
         patience = request.extensions.get("timeout", {}).get("pool")
         try:
@@ -442,7 +442,7 @@ class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
 
         try:
             with _as_transport_errors(request):
-                steps = self._exchange(lane, request, _async_guard)
+                steps = self._exchange(lane, sent, _async_guard)
                 answer = await self._run(lane, steps)
         except BaseException:
             await give_back(False)
@@ -555,6 +555,15 @@ def _as_transport_errors(request: httpx.Request) -> Iterator[None]:
         raise httpx.ProxyError(
             f"the proxy wants a logon of its own ({reason}): let proxy_forward.py do "
             "that, and name it as the proxy", request=request) from reason
+
+
+def _buffered(request: httpx.Request, body: bytes) -> httpx.Request:
+    """Return a copy that can be sent again, and again, whatever the body was."""
+    headers = request.headers.copy()
+    if "Content-Length" in headers:  # httpx says the whole of a file that is half read
+        headers["Content-Length"] = str(len(body))
+    return httpx.Request(request.method, request.url, headers=headers,
+                         stream=httpx.ByteStream(body), extensions=request.extensions)
 
 
 def _challenges(answer: httpx.Response) -> list[str]:
