@@ -256,6 +256,8 @@ class SspiConnector(aiohttp.TCPConnector):
         if lane.header is not None:
             request.headers["Authorization"] = lane.header
         lane.sent += 1
+        if request.session is not None and request.session.closed:  # during a leg
+            raise aiohttp.ClientConnectionError("the session is closed")
         try:
             return await handler(request)
         except aiohttp.ClientConnectorError:
@@ -383,10 +385,11 @@ class SspiConnector(aiohttp.TCPConnector):
 CLOSED = "the server closed the connection in the middle of the logon"
 
 
-def _origin(url: URL, name: str = "") -> tuple[str, str, int | None]:
+def _origin(url: URL, name: str | None = None) -> tuple[str, str, int | None]:
     """Return scheme, host and port. *name*: what a caller wrote, to be checked."""
-    if name and (url.scheme not in ("http", "https") or not url.raw_host
-                 or url.raw_path not in ("", "/") or url.query_string or url.user):
+    if name is not None and (
+            url.scheme not in ("http", "https") or not url.raw_host
+            or url.raw_path not in ("", "/") or url.query_string or url.user):
         raise ValueError(f"{name!r} is no origin, such as 'https://intranet.example.com'")
     scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
     return scheme, (url.raw_host or "").lower(), url.port

@@ -221,7 +221,7 @@ class _Logon:
             identity=identity, target=target, package=package, flags=flags,
             require=require, allow_ntlm=allow_ntlm, credential=credential,
             secur32=secur32)  # fmt: skip
-        # A wrong argument is told of here, not by the first request.
+        # A wrong argument is told of here and below, not by the first request.
         sspi_client.http_authenticate("localhost", 401, None, **self._options).close()
         self._limits, self._transport = limits, transport
         # Made once: to load the system's certificates takes longer than a logon.
@@ -229,6 +229,7 @@ class _Logon:
             verify=verify, cert=cert, trust_env=transport.get("trust_env", True))
         transport["limits"] = httpx.Limits(
             max_connections=1, keepalive_expiry=limits.keepalive_expiry)
+        httpx.HTTPTransport(**transport).close()
 
     # The exchange without I/O: the transports below do what it yields.
 
