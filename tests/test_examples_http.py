@@ -1,6 +1,5 @@
 """The HTTP examples against a server on loopback whose acceptor is FakeServer."""
 
-import asyncio
 import base64
 import contextlib
 import gc
@@ -253,48 +252,7 @@ class Requests(HttpGet):
         return self.module.main([host, url, *options], secur32)
 
 
-class Httpx(Requests):
-    def __init__(self):
-        self.library = need("httpx")
-        self.module = load("httpx_auth")
-
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        auth = self.module.SspiAuth(hosts, **logon)
-        how = {"auth": auth, "limits": self.module.PINNED, "follow_redirects": True}
-        with self.library.Client(**how) as client:
-            answer = client.request(method, url, content=body)
-            return answer.status_code, answer.content
-
-
-class AsyncHttpx(Httpx):
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        async def run():
-            auth = self.module.SspiAuth(hosts, **logon)
-            how = {"auth": auth, "limits": self.module.PINNED}
-            async with self.library.AsyncClient(follow_redirects=True, **how) as client:
-                answer = await client.request(method, url, content=body)
-                return answer.status_code, answer.content
-
-        return asyncio.run(run())
-
-
-class Aiohttp(Requests):
-    def __init__(self):
-        self.library = need("aiohttp")
-        self.module = load("aiohttp_auth")
-
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        async def run():
-            auth = self.module.SspiAuth(hosts, **logon)
-            how = {"connector": auth.connector, "middlewares": [auth]}
-            async with self.library.ClientSession(**how) as session:
-                async with session.request(method, url, data=body) as answer:
-                    return answer.status, await answer.read()
-
-        return asyncio.run(run())
-
-
-@pytest.fixture(params=[HttpGet, Requests, Httpx, AsyncHttpx, Aiohttp])
+@pytest.fixture(params=[HttpGet, Requests])
 def client(request):
     return request.param()
 
@@ -548,7 +506,7 @@ def test_tunnel_carries_tls(tunnel, web, tls_web, fake, capsys):
 
 # -- What they look like -------------------------------------------------------
 
-NAMES = ["http_get", "proxy_tunnel", "requests_auth", "httpx_auth", "aiohttp_auth"]
+NAMES = ["http_get", "proxy_tunnel", "requests_auth"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,6 @@
 """The HTTP examples with Windows CPython on Wine, against Apache and Squid.
 
-requests, httpx and aiohttp are fetched for Windows into a folder of this run. What
+requests is fetched for Windows into a folder of this run. What
 Wine does otherwise than Windows is told in test_wine_to_servers.py; here it matters
 that Negotiate falls back to bare NTLM, that Kerberos needs a buffer of its caller, and
 that NTLM refuses its first leg if it is given anything, so it gets no bindings there.
@@ -17,7 +17,7 @@ import windows
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
-LIBRARIES = ("requests", "httpx", "aiohttp")
+LIBRARIES = ("requests",)
 NAMES = ["http_get"] + [library + "_auth" for library in LIBRARIES]
 
 # Run by Windows: Wine's Kerberos wants CallersBuffer, its NTLM must not have it.
