@@ -518,8 +518,8 @@ async def _aread(answer: httpx.Response) -> None:
     try:
         async for part in answer.stream:
             size += len(part)
-            if size > PAGE:
-                break
+            if size > PAGE:  # to break would leave trio httpcore's open generators
+                await answer.extensions["network_stream"].aclose()
     except (httpx.RemoteProtocolError, httpx.ReadError):
         pass  # it is closed; the next leg sees that
     finally:

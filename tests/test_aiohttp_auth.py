@@ -10,6 +10,7 @@ import ssl
 import threading
 
 import http_outcomes
+import http_particulars
 import pytest
 from http_outcomes import MUTUAL, PATIENCE, THE_PAGE, Acceptor, Answer, Reply, world
 
@@ -144,6 +145,13 @@ DRIVER = Driver()
 @pytest.mark.parametrize("case", http_outcomes.cases(DRIVER), ids=str)
 def test_outcome(case):
     case.play(DRIVER)
+
+
+@pytest.mark.parametrize("driver", [DRIVER], ids=lambda driver: driver.name)
+@pytest.mark.parametrize(
+    "case", http_particulars.CASES, ids=lambda case: case.__name__)
+def test_particular(driver, case):
+    case(driver)
 
 
 # -- What the tests below share ------------------------------------------------

@@ -9,6 +9,7 @@ import os
 import threading
 
 import http_outcomes
+import http_particulars
 import pytest
 from http_outcomes import MUTUAL, PATIENCE, THE_PAGE, Acceptor, Answer, Reply, world
 
@@ -193,6 +194,13 @@ DRIVERS = [SYNC, ASYNCIO, TRIO]
      for driver in DRIVERS for case in http_outcomes.cases(driver)])
 def test_outcome(driver, case):
     case.play(driver)
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+@pytest.mark.parametrize(
+    "case", http_particulars.CASES, ids=lambda case: case.__name__)
+def test_particular(driver, case):
+    case(driver)
 
 
 # -- What the tests below share ------------------------------------------------
