@@ -153,7 +153,7 @@ def keep_alive_costs_no_new_logon(driver):
 def first_401_that_closes_goes_on_with_a_new_connection(driver):
     goodbyes = (
         Reply(401, [("Connection", "close")]), Reply(401, [("connection", "CLOSE")]),
-        Reply(401, version="1.0"), Reply(401, close=True),
+        Reply(401, version="1.0"),
     )
     for tls in (False, True):
         for goodbye in goodbyes:
@@ -239,3 +239,41 @@ def other_urls_of_the_session_are_asked_without(driver):
         assert client.ask("GET", other.url).status == 401
         assert other.tokens() == [] and here.fake.calls == []
         assert client.ask("GET", site.url).body == THE_PAGE
+
+
+@case
+def one_adapter_serves_two_hosts(driver):
+    """requests-negotiate-sspi keeps the first host's SPN for all others."""
+    services = ["HTTP/one.test", "HTTP/two.test"]
+    with world(driver, services=services) as here, every_name_is_here():
+        sites = [here.serve(Acceptor(), name=name) for name in ("one.test", "two.test")]
+        client = here.open(*sites)
+        for _ in range(2):
+            for site in sites:
+                assert client.ask("GET", site.url).body == THE_PAGE
+        for site, service in zip(sites, services):
+            assert site.users == [f"Kerberos CORP\\alice {service}"]
+
+
+@case
+def refusal_names_package_spn_and_leg(driver):
+    with world(driver, kerberos=False) as here:
+        site = here.serve(Acceptor())
+        who = sspi_client.Identity("CORP\\alice", "Hunter2!")
+        word, error = here.outcome(here.open(site, identity=who), "GET", site.url)
+        reason = error.__cause__
+        facts = (reason.package, reason.target, reason.leg)
+        assert (word, *facts) == ("refused", "Negotiate", "HTTP/localhost", 2)
+        assert all(part in str(error) for part in (
+            "Negotiate", "HTTP/localhost", "SEC_E_LOGON_DENIED", "0x8009030C"))
+
+
+@case
+def idle_connection_that_the_server_closed_is_replaced(driver):
+    with world(driver, kerberos=False) as here:
+        site = here.serve(Acceptor(last=Reply(200, body=THE_PAGE, close=True)))
+        client = here.open(site)
+        assert client.ask("GET", site.url).body == THE_PAGE
+        site.threads[1].join(10)  # till it is closed over there
+        assert client.ask("GET", site.url).body == THE_PAGE
+        assert site.connections == 2 and len(site.users) == 2

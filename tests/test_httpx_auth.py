@@ -72,7 +72,7 @@ def file_of(body):
 def how(origins, sspi, transport, proxy):
     if proxy is not None:
         sspi["proxy"] = httpx.Proxy(proxy)
-    return {"mounts": {origin: transport(**sspi) for origin in origins},
+    return {"mounts": dict.fromkeys(origins, transport(**sspi)),
             "follow_redirects": True, "timeout": PATIENCE}
 
 
