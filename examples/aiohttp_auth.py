@@ -63,6 +63,7 @@ class _Facts:
         tls = transport and transport.get_extra_info("ssl_object")
         self.certificate: bytes | None = tls.getpeercert(True) if tls else None
         self.proven = False  # a logon on it granted what is required
+        self.lasting = False  # ... and it was NTLM's, of more than one leg: it stays
         self.context: sspi_client.Context | None = None
 
     def keep(self, context: sspi_client.Context | None) -> None:
@@ -125,7 +126,7 @@ class SspiConnector(aiohttp.TCPConnector):
 
     origins: who gets tokens, as "https://intranet.example.com", with a port if it is
         not the scheme's own, or "https://.corp.example.com" for all subdomains.
-    preemptive: send the first token unasked.
+    preemptive: send the first token unasked, with every request of a Kerberos logon.
     bindings: False leaves out the channel bindings.
     keep_context: the connection's Context stays open, as context_of(answer), for as
         long as the connection does.
@@ -200,32 +201,25 @@ class SspiConnector(aiohttp.TCPConnector):
     ) -> aiohttp.ClientResponse:  # fmt: skip
         answer = None
         try:
-            if self._preemptive:
+            if self._preemptive:  # the connector begins, when it has a connection
                 lane.begin = functools.partial(
                     self._begin, lane, request, 401, ["Negotiate"])
+            answer = await self._leg(lane, request, handler)
+            if lane.legs is not None:
+                await self._take(lane, request, answer)
             else:
-                answer = await handler(request)
-                facts = lane.facts
-                proven = facts is not None and facts.proven
+                proven = lane.facts is not None and lane.facts.proven
                 if answer.status != 401 and (proven or not self._require):
                     return self._tell(lane, answer)
                 await self._begin(lane, request, answer.status, _challenges(answer))
-            while lane.begin is not None or lane.header is not None:
-                if answer is not None:
-                    if lane.key is None:
-                        raise LogonError(MOCKED)
-                    await _read(answer)
-                    _carry_cookies(request, answer)
-                answer = await self._leg(lane, request, handler)
-                if lane.legs is None:
+            while lane.header is not None:
+                if lane.facts is None:
                     raise LogonError(MOCKED)
-                if self._certificate(lane, request) != lane.bound:
-                    what = "another certificate in the middle of the logon"
-                    raise aiohttp.ClientConnectionError(what)
-                said = answer.status, _challenges(answer)
-                lane.header = await _in_thread(lane.legs.send, said)
-            if answer is None or lane.legs is None:
-                raise LogonError("a logon without a token")
+                await _read(answer)
+                _carry_cookies(request, answer)
+                answer = await self._leg(lane, request, handler)
+                await self._take(lane, request, answer)
+            assert lane.legs is not None
             await self._end_logon(lane, lane.legs)
             return self._tell(lane, answer)
         except BaseException:
@@ -249,27 +243,39 @@ class SspiConnector(aiohttp.TCPConnector):
             certificate=lane.bound if self._bindings else None))
         lane.header = await _in_thread(lane.legs.send, None)
 
+    async def _take(
+        self, lane: _Lane, request: aiohttp.ClientRequest,
+        answer: aiohttp.ClientResponse,
+    ) -> None:  # fmt: skip
+        if self._certificate(lane, request) != lane.bound:
+            what = "another certificate in the middle of the logon"
+            raise aiohttp.ClientConnectionError(what)
+        assert lane.legs is not None
+        said = answer.status, _challenges(answer)
+        lane.header = await _in_thread(lane.legs.send, said)
+
     async def _leg(
         self, lane: _Lane, request: aiohttp.ClientRequest,
         handler: aiohttp.ClientHandlerType,
     ) -> aiohttp.ClientResponse:  # fmt: skip
         if lane.header is not None:
             request.headers["Authorization"] = lane.header
-        lane.sent += 1
+            lane.sent += 1
         if request.session is not None and request.session.closed:  # during a leg
             raise aiohttp.ClientConnectionError("the session is closed")
         try:
             return await handler(request)
-        except aiohttp.ClientConnectorError:
-            raise
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as reason:
+            if lane.sent < 2:
+                raise
             # These aiohttp retries: a wrong password would count twice.
             raise aiohttp.ClientConnectionError(f"{CLOSED}: {reason}") from reason
 
     async def _end_logon(self, lane: _Lane, legs: _Legs) -> None:
         facts = lane.facts
         if facts is not None:
-            facts.proven |= legs.context is not None
+            if legs.context is not None:
+                facts.proven, facts.lasting = True, lane.sent > 1
             if self._keep_context:
                 facts.keep(legs.context)
                 legs.context = None
@@ -313,13 +319,14 @@ class SspiConnector(aiohttp.TCPConnector):
             raise aiohttp.ClientConnectionError(CLOSED)
         connection = await self._connect(req, traces, timeout)
         self._lend(lane, connection)
-        if lane.begin is not None:
+        if lane.begin is not None and not (lane.facts and lane.facts.lasting):
             try:
                 await lane.begin()
             except BaseException:
                 connection.close()
                 raise
             req.headers["Authorization"] = lane.header or ""
+            lane.sent += 1
         return connection
 
     async def _connect(

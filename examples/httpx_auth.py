@@ -81,6 +81,7 @@ class _Lane(Generic[T]):
         self.stream: Any = None
         self.certificate: bytes | None = None
         self.proven = False  # a logon on this connection granted what is required
+        self.lasting = False  # ... and it was NTLM's, of more than one leg: it stays
         self.context: sspi_client.Context | None = None
 
     def notice(self, answer: httpx.Response) -> None:
@@ -104,7 +105,8 @@ class _Lane(Generic[T]):
         return answer
 
     def forget(self) -> None:
-        self.stream, self.certificate, self.proven = None, None, False
+        self.stream, self.certificate = None, None
+        self.proven = self.lasting = False
         self.keep(None)
 
 
@@ -191,8 +193,8 @@ class _Logon:
 
     hosts: who gets tokens of those that the client sends here, as "host" (on the
         scheme's own port), "host:port" or ".suffix" (its subdomains); None: all.
-    preemptive: send the first token unasked. Over https from a connection's second
-        request on, when its certificate is known.
+    preemptive: send the first token unasked, with every request of a Kerberos logon.
+        Over https from a connection's second request on, its certificate known.
     bindings: False leaves out the channel bindings.
     keep_context: the Context of the connection stays open, in the answer's
         extensions["sspi_context"], for as long as the connection does.
@@ -237,7 +239,8 @@ class _Logon:
         answer: httpx.Response | None = None
         if not self._gets_tokens(request.url):
             return (yield request)  # type: ignore[no-any-return]
-        if self._preemptive and (request.url.scheme == "http" or lane.certificate):
+        ready = request.url.scheme == "http" or lane.certificate is not None
+        if self._preemptive and ready and not lane.lasting:
             legs = self._legs(lane, request, 401, ["Negotiate"])
         else:
             answer = yield request
@@ -257,7 +260,7 @@ class _Logon:
         answer: httpx.Response | None, guard: Guard,
     ) -> Steps:  # fmt: skip
         cookies, bound = _Cookies(request), lane.certificate
-        extensions = request.extensions
+        extensions, sent = request.extensions, 0
         header = yield functools.partial(legs.send, None)
         while header is not None:
             if answer is not None:
@@ -271,6 +274,7 @@ class _Logon:
                 request.method, request.url, headers=cookies.put(headers),
                 stream=request.stream, extensions=extensions)
             assert answer is not None
+            sent += 1
             lane.notice(answer)
             if lane.certificate != bound:
                 raise httpx.RemoteProtocolError("another certificate, in mid-logon")
@@ -280,7 +284,7 @@ class _Logon:
         if answer is None:
             raise LogonError("a logon without a token")
         if legs.context is not None:
-            lane.proven = True
+            lane.proven, lane.lasting = True, sent > 1
         if self._keep_context:
             lane.keep(legs.context)
             legs.context = None

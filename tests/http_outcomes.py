@@ -60,14 +60,15 @@ import os
 import re
 import socket
 import ssl
+import tempfile
 import threading
 import time
-import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import sspi_client
-from sspi_client import ISC_REQ, ISC_RET, FakeDomain, FakeSecur32, FakeServer, SspiError
+from sspi_client import ISC_RET, FakeDomain, FakeSecur32, FakeServer, SspiError
 
 PEM = Path(__file__).resolve().parent / "data" / "localhost.pem"
 CERTIFICATE = ssl.PEM_cert_to_DER_cert(
@@ -106,6 +107,27 @@ class Body(NamedTuple):
 
     def pieces(self):
         return [self.content[i : i + 7000] for i in range(0, len(self.content), 7000)]
+
+
+def open_at_offset(body):
+    """Return the file of Body("file", ...), for the driver to close."""
+    file = tempfile.TemporaryFile()
+    file.write(b"not this" + body.content)
+    file.seek(8)
+    return file
+
+
+def in_threads(ask, urls, workers, stream):
+    """A many() for libraries that are used from threads."""
+
+    def one(url):
+        try:
+            return ask("GET", url, stream=stream)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(one, urls))
 
 
 # -- The server ----------------------------------------------------------------

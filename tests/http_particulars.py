@@ -277,3 +277,13 @@ def idle_connection_that_the_server_closed_is_replaced(driver):
         site.threads[1].join(10)  # till it is closed over there
         assert client.ask("GET", site.url).body == THE_PAGE
         assert site.connections == 2 and len(site.users) == 2
+
+
+@case
+def preemptive_ntlm_logs_on_once_a_connection(driver):
+    with world(driver, kerberos=False) as here:
+        site = here.serve(Acceptor())
+        client = here.open(site, preemptive=True)
+        for _ in range(5):
+            assert client.ask("GET", site.url).body == THE_PAGE
+        assert len(site.log) == 2 + 4 and len(site.tokens()) == 2
