@@ -30,6 +30,7 @@ import asyncio
 import concurrent.futures
 import functools
 import getpass
+import io
 import sys
 import threading
 import weakref
@@ -44,6 +45,7 @@ from yarl import URL
 import sspi_client
 
 PAGE = 1 << 20  # so much of a page nobody will see is read to keep a connection
+NOTHING_TO_BIND_TO = "no certificate to bind to; bindings=False goes without"
 MOCKED = (
     "the answer came without a connection, so it is a mocked one: SSPI needs a real "
     "one; test with FakeSecur32 and a server on loopback")
@@ -215,6 +217,7 @@ class SspiConnector(aiohttp.TCPConnector):
             while lane.header is not None:
                 if lane.facts is None:
                     raise LogonError(MOCKED)
+                self._check_bound(lane, request)
                 await _read(answer)
                 _carry_cookies(request, answer)
                 answer = await self._leg(lane, request, handler)
@@ -322,6 +325,7 @@ class SspiConnector(aiohttp.TCPConnector):
         if lane.begin is not None and not (lane.facts and lane.facts.lasting):
             try:
                 await lane.begin()
+                self._check_bound(lane, req)
             except BaseException:
                 connection.close()
                 raise
@@ -382,10 +386,14 @@ class SspiConnector(aiohttp.TCPConnector):
         self._facts.clear()
         return super().close(**options)
 
+    def _check_bound(self, lane: _Lane, request: aiohttp.ClientRequest) -> None:
+        if self._bindings and lane.bound is None and request.is_ssl():
+            raise LogonError(NOTHING_TO_BIND_TO)
+
     def _certificate(
         self, lane: _Lane, request: aiohttp.ClientRequest
     ) -> bytes | None:
-        facts = lane.facts if request.url.scheme in ("https", "wss") else None
+        facts = lane.facts if request.is_ssl() else None
         return facts.certificate if facts is not None else None
 
 
@@ -449,7 +457,7 @@ async def _make_repeatable(request: aiohttp.ClientRequest) -> None:
         return  # a file that can be wound back, which aiohttp does
     memory: Any = _Memory()
     await body.write(memory)
-    await request.update_body(b"".join(memory.parts))
+    await request.update_body(io.BytesIO(b"".join(memory.parts)))
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:

@@ -41,6 +41,7 @@ from typing import (
     Generator,
     Generic,
     Iterator,
+    Optional,
     Tuple,
     TypeVar,
     Union,
@@ -56,6 +57,7 @@ import sspi_client
 PAGE = 1 << 20  # so much of a page nobody will see is read to keep a connection
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # httpx's own
 UNLIMITED = 1 << 30
+NOTHING_TO_BIND_TO = "no certificate to bind to; bindings=False goes without"
 MOCKED = (
     "the answer names no connection, so it is a mocked one: SSPI needs a real one; "
     "test with FakeSecur32 and a server on loopback")
@@ -68,7 +70,10 @@ class LogonError(httpx.TransportError):
 # A request to send, an answer to read to its end, or a call that may block in SSPI.
 Step = Union[httpx.Request, httpx.Response, Callable[[], Any]]
 Steps = Generator[Step, Any, httpx.Response]
-Guard = Callable[[httpx.Request], Callable[[str, Any], Any]]
+# What sees httpcore's events before they happen. It may return a call to make first.
+Watch = Callable[[str, Any], Optional[Callable[[], Any]]]
+# Makes a trace extension of one, beside the trace that the caller may have set.
+Tracer = Callable[[httpx.Request, Watch], httpx.Request]
 T = TypeVar("T", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 
 
@@ -84,9 +89,8 @@ class _Lane(Generic[T]):
         self.lasting = False  # ... and it was NTLM's, of more than one leg: it stays
         self.context: sspi_client.Context | None = None
 
-    def notice(self, answer: httpx.Response) -> None:
-        """See which connection *answer* came on: a new one is judged anew."""
-        stream = answer.extensions.get("network_stream")
+    def notice(self, stream: Any) -> None:
+        """See which connection this is: a new one is judged anew."""
         if stream is None or stream is not self.stream:
             self.forget()
             self.stream = stream
@@ -194,7 +198,6 @@ class _Logon:
     hosts: who gets tokens of those that the client sends here, as "host" (on the
         scheme's own port), "host:port" or ".suffix" (its subdomains); None: all.
     preemptive: send the first token unasked, with every request of a Kerberos logon.
-        Over https from a connection's second request on, its certificate known.
     bindings: False leaves out the channel bindings.
     keep_context: the Context of the connection stays open, in the answer's
         extensions["sspi_context"], for as long as the connection does.
@@ -235,52 +238,63 @@ class _Logon:
 
     # The exchange without I/O: the transports below do what it yields.
 
-    def _exchange(self, lane: _Lane[T], request: httpx.Request, guard: Guard) -> Steps:
-        answer: httpx.Response | None = None
+    def _exchange(
+        self, lane: _Lane[T], request: httpx.Request, traced: Tracer
+    ) -> Steps:
         if not self._gets_tokens(request.url):
             return (yield request)  # type: ignore[no-any-return]
+        begin = _Begin(self, lane, request)
         ready = request.url.scheme == "http" or lane.certificate is not None
-        if self._preemptive and ready and not lane.lasting:
-            legs = self._legs(lane, request, 401, ["Negotiate"])
-        else:
-            answer = yield request
-            assert answer is not None
-            lane.notice(answer)
-            if answer.status_code != 401 and (lane.proven or not self._require):
-                return lane.tell(answer)
-            legs = self._legs(lane, request, answer.status_code, _challenges(answer))
+        answer: httpx.Response | None = None
         try:
-            answer = yield from self._log_on(lane, request, legs, answer, guard)
+            if not self._preemptive or lane.lasting:
+                answer = yield request
+            elif not ready:  # a certificate to bind to comes with the connection
+                answer = yield traced(request, begin.watch)
+            if answer is not None:
+                lane.notice(answer.extensions.get("network_stream"))
+            if begin.legs is None:
+                said = 401, ["Negotiate"]
+                if answer is not None:
+                    said = answer.status_code, _challenges(answer)
+                    if said[0] != 401 and (lane.proven or not self._require):
+                        return lane.tell(answer)
+                begin.legs = self._legs(lane, request, *said)
+            answer = yield from self._log_on(lane, request, begin, answer, traced)
             return lane.tell(answer)
         finally:
-            legs.leave()
+            if begin.legs is not None:
+                begin.legs.leave()
 
     def _log_on(
-        self, lane: _Lane[T], request: httpx.Request, legs: _Legs,
-        answer: httpx.Response | None, guard: Guard,
+        self, lane: _Lane[T], request: httpx.Request, begin: _Begin,
+        answer: httpx.Response | None, traced: Tracer,
     ) -> Steps:  # fmt: skip
+        legs, sent = begin.legs, int(begin.sent)
+        assert legs is not None
         cookies, bound = _Cookies(request), lane.certificate
-        extensions, sent = request.extensions, 0
-        header = yield functools.partial(legs.send, None)
+        said = None
+        if begin.sent and answer is not None:
+            said = answer.status_code, _challenges(answer)
+        header = yield functools.partial(legs.send, said)
         while header is not None:
             if answer is not None:
                 if lane.stream is None:
                     raise LogonError(MOCKED)
+                if bound is None and self._binds(request):
+                    raise LogonError(NOTHING_TO_BIND_TO)
                 cookies.take(answer)
                 yield answer
-            headers = request.headers.copy()
-            headers["Authorization"] = header
-            answer = yield httpx.Request(
-                request.method, request.url, headers=cookies.put(headers),
-                stream=request.stream, extensions=extensions)
+            leg = _copy(request, cookies.put(request.headers.copy()))
+            leg.headers["Authorization"] = header
+            answer = yield traced(leg, _refuse_to_connect) if sent else leg
             assert answer is not None
             sent += 1
-            lane.notice(answer)
+            lane.notice(answer.extensions.get("network_stream"))
             if lane.certificate != bound:
                 raise httpx.RemoteProtocolError("another certificate, in mid-logon")
-            header = yield functools.partial(
-                legs.send, (answer.status_code, _challenges(answer)))
-            extensions = {**extensions, "trace": guard(request)}  # stay on this one
+            said = answer.status_code, _challenges(answer)
+            header = yield functools.partial(legs.send, said)
         if answer is None:
             raise LogonError("a logon without a token")
         if legs.context is not None:
@@ -297,10 +311,12 @@ class _Logon:
     ) -> _Legs:
         # Who the Host header names; a caller may have set it, and the SPN follows.
         host = httpx.URL(f"http://{request.headers['Host']}").raw_host.decode("ascii")
-        bound = self._bindings and request.url.scheme == "https"
+        certificate = lane.certificate if self._binds(request) else None
         return _Legs(sspi_client.http_authenticate(
-            host, status, challenges, certificate=lane.certificate if bound else None,
-            **self._options))
+            host, status, challenges, certificate=certificate, **self._options))
+
+    def _binds(self, request: httpx.Request) -> bool:
+        return self._bindings and request.url.scheme == "https"
 
     def _gets_tokens(self, url: httpx.URL) -> bool:
         if self._hosts is None:
@@ -309,6 +325,31 @@ class _Logon:
         port = f":{url.port}" if url.port else ""
         suffixes = [host[at:] for at, letter in enumerate(host) if letter == "."]
         return any(name + port in self._hosts for name in [host, *suffixes])
+
+
+class _Begin:
+    """The first token, unasked, for a connection that is only made meanwhile. httpcore
+    shows its trace the certificate, and then the headers that it is about to send."""
+
+    def __init__(self, logon: _Logon, lane: _Lane[Any], request: httpx.Request) -> None:
+        self._logon, self._lane, self._request = logon, lane, request
+        self.legs: _Legs | None = None
+        self.sent = False
+
+    def watch(self, event: str, info: Any) -> Callable[[], Any] | None:
+        if event.endswith(".start_tls.complete"):
+            self._lane.notice(info["return_value"])
+        elif event == "http11.send_request_headers.started":
+            if info["request"].method != b"CONNECT" and self._lane.certificate:
+                return functools.partial(self._add, info["request"].headers)
+        return None
+
+    def _add(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.legs = self._logon._legs(self._lane, self._request, 401, ["Negotiate"])
+        header = self.legs.send(None) or ""
+        others = [pair for pair in headers if pair[0].lower() != b"authorization"]
+        headers[:] = [*others, (b"Authorization", header.encode())]
+        self.sent = True
 
 
 class SspiTransport(_Logon, httpx.BaseTransport):
@@ -327,7 +368,7 @@ class SspiTransport(_Logon, httpx.BaseTransport):
         lane = self._lanes.take(request.url)
         try:
             with _as_transport_errors(request):
-                answer = self._run(lane, self._exchange(lane, sent, _guard))
+                answer = self._run(lane, self._exchange(lane, sent, _traced))
         except BaseException:
             self._give_back(lane, False)
             raise
@@ -400,15 +441,17 @@ def _read(answer: httpx.Response) -> None:
         answer.stream.close()
 
 
-def _guard(request: httpx.Request) -> Callable[[str, Any], None]:
+def _traced(request: httpx.Request, watch: Watch) -> httpx.Request:
     theirs = request.extensions.get("trace")
 
     def trace(event: str, info: Any) -> None:
-        _refuse_to_connect(event)
+        step = watch(event, info)
+        if step is not None:
+            step()
         if theirs is not None:
             theirs(event, info)
 
-    return trace
+    return _copy(request, request.headers, trace=trace)
 
 
 class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
@@ -447,7 +490,7 @@ class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
 
         try:
             with _as_transport_errors(request):
-                steps = self._exchange(lane, sent, _async_guard)
+                steps = self._exchange(lane, sent, _async_traced)
                 answer = await self._run(lane, steps)
         except BaseException:
             await give_back(False)
@@ -470,9 +513,8 @@ class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
                     done = await lane.transport.handle_async_request(step)
                 elif isinstance(step, httpx.Response):
                     await _aread(step)
-                else:  # with a place of its own: nobody else's thread has to wait
-                    done = await anyio.to_thread.run_sync(
-                        step, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+                else:
+                    done = await _in_thread(step)
 
     async def aclose(self) -> None:
         """Close every connection of this event loop, also those still read from."""
@@ -530,18 +572,26 @@ async def _aread(answer: httpx.Response) -> None:
         await answer.stream.aclose()
 
 
-def _async_guard(request: httpx.Request) -> Callable[[str, Any], Awaitable[None]]:
+def _async_traced(request: httpx.Request, watch: Watch) -> httpx.Request:
     theirs = request.extensions.get("trace")
 
     async def trace(event: str, info: Any) -> None:
-        _refuse_to_connect(event)
+        step = watch(event, info)
+        if step is not None:
+            await _in_thread(step)
         if theirs is not None:
             await theirs(event, info)
 
-    return trace
+    return _copy(request, request.headers, trace=trace)
 
 
-def _refuse_to_connect(event: str) -> None:
+async def _in_thread(step: Callable[[], Any]) -> Any:
+    """With a place of its own: nobody else's threads have to wait."""
+    return await anyio.to_thread.run_sync(
+        step, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+
+
+def _refuse_to_connect(event: str, info: Any) -> None:
     """Half a logon is of no use on another connection, and no business of it."""
     if event.endswith((".connect_tcp.started", ".connect_unix_socket.started")):
         raise httpx.RemoteProtocolError(
@@ -567,8 +617,15 @@ def _buffered(request: httpx.Request, body: bytes) -> httpx.Request:
     headers = request.headers.copy()
     if "Content-Length" in headers:  # httpx says the whole of a file that is half read
         headers["Content-Length"] = str(len(body))
-    return httpx.Request(request.method, request.url, headers=headers,
-                         stream=httpx.ByteStream(body), extensions=request.extensions)
+    whole = _copy(request, headers)
+    whole.stream = httpx.ByteStream(body)
+    return whole
+
+
+def _copy(request: httpx.Request, headers: httpx.Headers, **more: Any) -> httpx.Request:
+    return httpx.Request(
+        request.method, request.url, headers=headers, stream=request.stream,
+        extensions={**request.extensions, **more})
 
 
 def _challenges(answer: httpx.Response) -> list[str]:

@@ -58,7 +58,11 @@ class Client:
 
     def __init__(self, origins, proxy, sspi):
         self.loop = asyncio.new_event_loop()
-        self.loop.run_until_complete(self.start(origins, proxy, sspi))
+        try:
+            self.loop.run_until_complete(self.start(origins, proxy, sspi))
+        except BaseException:
+            self.loop.close()
+            raise
 
     async def start(self, origins, proxy, sspi):
         trust = ssl.create_default_context(cafile=str(http_outcomes.PEM))
@@ -121,8 +125,10 @@ async def end(session):
 
 
 def data_of(body):
-    if body is None or isinstance(body, bytes):
-        return body
+    if body is None:
+        return None
+    if isinstance(body, bytes):  # aiohttp warns of more than 1 MiB of them
+        return io.BytesIO(body) if len(body) > 2**20 else body
     if body.kind == "multipart":
         form = aiohttp.FormData()
         form.add_field("file", body.content, filename="a.bin")

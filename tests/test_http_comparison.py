@@ -37,8 +37,8 @@ def test_every_row_names_tests_that_exist():
 
 
 STANDARD = {
-    "argparse", "asyncio", "concurrent", "contextlib", "functools", "getpass", "sys",
-    "threading", "typing", "weakref", "__future__",
+    "argparse", "asyncio", "concurrent", "contextlib", "functools", "getpass", "io",
+    "sys", "threading", "typing", "weakref", "__future__",
 }
 
 
