@@ -3,7 +3,6 @@
 Functions of a driver, see http_outcomes.py; CASES has them all.
 """
 
-import ssl
 import zlib
 
 from http_outcomes import (
@@ -288,26 +287,3 @@ def preemptive_ntlm_logs_on_once_a_connection(driver):
         for _ in range(5):
             assert client.ask("GET", site.url).body == THE_PAGE
         assert len(site.log) == 2 + 4 and len(site.tokens()) == 2
-
-
-def no_peer(self, binary_form=False):
-    return None
-
-
-@case
-def bindings_are_never_dropped_in_silence(driver):
-    """Something between us and the wire may show no certificate."""
-    real, ssl.SSLObject.getpeercert, ssl.SSLSocket.getpeercert = (
-        (ssl.SSLObject.getpeercert, ssl.SSLSocket.getpeercert), no_peer, no_peer)
-    try:
-        with world(driver, kerberos=False) as here:
-            site = here.serve(Acceptor(), tls=True)
-            client = here.open(site)
-            try:
-                client.ask("GET", site.url)
-            except Exception as error:
-                assert driver.kind(error) == "refused"
-                assert "no certificate to bind to" in str(error)
-            assert site.tokens() == [] and len(site.log) == 1
-    finally:
-        ssl.SSLObject.getpeercert, ssl.SSLSocket.getpeercert = real

@@ -624,6 +624,22 @@ def test_mocked_transport_is_told_from_a_server(mocker):
             client.ask("GET", "https://localhost/")
 
 
+@EACH
+@pytest.mark.parametrize("preemptive", [False, True])
+def test_bindings_are_never_dropped_in_silence(driver, preemptive, mocker):
+    """As if something between us and the wire showed no certificate."""
+    def notice(self, stream):
+        self.stream = stream
+
+    mocker.patch.object(httpx_auth._Lane, "notice", notice)
+    with world(driver, kerberos=False) as here:
+        site = here.serve(Acceptor(), tls=True)
+        client = here.open(site, preemptive=preemptive)
+        with pytest.raises(httpx_auth.LogonError, match="bindings=False"):
+            client.ask("GET", site.url)
+        assert site.tokens() == []
+
+
 # -- Who gets tokens -----------------------------------------------------------
 
 
