@@ -189,6 +189,14 @@ class SspiAdapter(requests.adapters.HTTPAdapter):
                 request=response.request,
             )
 
+    def close(self) -> None:
+        """Close all connections, and their logons with them."""
+        managers: List[Any] = [self.poolmanager, *self.proxy_manager.values()]
+        for manager in managers:
+            for key in manager.pools.keys():
+                manager.pools[key].close()  # urllib3 2 would wait for the collector
+        super().close()
+
     def __getstate__(self) -> Dict[str, Any]:
         raise TypeError("an SspiAdapter cannot be pickled or copied: mount a new one")
 
@@ -220,7 +228,7 @@ class SspiConnection(Base):
         self._through = arguments, options  # urllib3 2 forgets them when it closes
         super().set_tunnel(*arguments, **options)
 
-    def request(  # type: ignore[override]
+    def request(
         self,
         method: str,
         url: str,
@@ -235,6 +243,7 @@ class SspiConnection(Base):
         self._cookies = _LegCookies(self._page)
         at_once = self.logon.preemptive and self.logon.is_for(self._page)
         if at_once and not self._logged_on_for_good:
+            self._connect_if_need_be()
             self._flow = self._start(401, [self.logon.scheme])
             self._send(next(self._flow))
         else:
@@ -276,6 +285,9 @@ class SspiConnection(Base):
         while True:
             try:
                 header = flow.send(reply)
+            except sspi_client.SspiError:
+                _inner(answer).close()
+                raise
             except StopIteration as done:
                 self._end(done.value, legs)
                 self._cookies.hand_over(_inner(answer))
@@ -315,7 +327,9 @@ class SspiConnection(Base):
 
     def _make_free(self, inner: http.client.HTTPResponse, first: bool) -> None:
         """Make the connection ready for the next leg, which must go over this one."""
-        if not _read_to_its_end(inner):
+        if inner.will_close:
+            inner.close()  # and http.client has closed its connection
+        elif not _read_to_its_end(inner):
             self.close()
         if getattr(self, "sock", None) is not None:
             return

@@ -161,6 +161,9 @@ class SspiConnection(http.client.HTTPConnection):
         while True:
             try:
                 header = flow.send(reply)
+            except sspi_client.SspiError:
+                answer.close()
+                raise
             except StopIteration as done:
                 self._end(done.value, legs)
                 self._cookies.hand_over(answer)
@@ -181,7 +184,9 @@ class SspiConnection(http.client.HTTPConnection):
 
     def _make_free(self, answer: http.client.HTTPResponse, first: bool) -> None:
         """Make the connection ready for the next leg, which must go over this one."""
-        if not _read_to_its_end(answer):
+        if answer.will_close:
+            answer.close()  # and http.client has closed its connection
+        elif not _read_to_its_end(answer):
             self.close()
         if self.sock is not None:
             return
@@ -197,6 +202,9 @@ class SspiConnection(http.client.HTTPConnection):
     def _send(self, authorization: Optional[str]) -> None:
         method, url, body, encode_chunked = self._asked
         headers = dict(self._headers)
+        host = str(_find(headers, "Host") or "")
+        if not host.isascii():  # urllib would send an IDN as Latin-1
+            _replace(headers, "Host", host.encode("idna").decode("ascii"))
         self._cookies.add_to(headers)
         if authorization:
             _replace(headers, "Authorization", authorization)

@@ -38,7 +38,9 @@ class Client:
         self.session.proxies = {"http": proxy, "https": proxy} if proxy else {}
         for origin in origins:
             adapter = requests_auth.SspiAdapter(max_retries=retry, **sspi)
-            self.session.mount(origin + "/", adapter)
+            # A mount is compared with prepared URLs: names in their xn-- form.
+            prepared = requests.Request("GET", origin + "/").prepare()
+            self.session.mount(prepared.url, adapter)
 
     def ask(self, method, url, body=None, headers=None, stream=False):
         kind, how = getattr(body, "kind", "bytes"), {"data": body}
@@ -69,6 +71,10 @@ class Client:
         return answer.raw.sspi_context
 
     def close(self):
+        for adapter in self.session.adapters.values():
+            if type(adapter) is requests.adapters.HTTPAdapter:  # it waits for gc
+                for key in adapter.poolmanager.pools.keys():
+                    adapter.poolmanager.pools[key].close()
         self.session.close()
 
 
