@@ -696,8 +696,8 @@ class EndlessFirst(Acceptor):
             return reply
 
         def pour(connection, stream):
-            connection.sendall(reply._replace(body=b"").octets("HEAD")[:-2])
-            connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+            headers = reply.headers + [("Transfer-Encoding", "chunked")]
+            connection.sendall(reply._replace(headers=headers).octets("HEAD"))
             while True:  # until the client hangs up, which is an OSError here
                 connection.sendall(b"1000\r\n" + b"?" * 0x1000 + b"\r\n")
 
