@@ -192,18 +192,21 @@ PACKAGES = pytest.mark.parametrize("kerberos", [True, False], ids=["Kerberos", "
 
 
 class Held:
-    """A secur32 whose first InitializeSecurityContextW blocks until `go` is set."""
+    """A secur32 whose InitializeSecurityContextW blocks until `go` is set. `entered`
+    says that *legs* threads are in it."""
 
-    def __init__(self, fake):
+    def __init__(self, fake, legs=1):
         for name in sspi_client.PROTOTYPES:
             setattr(self, name, getattr(fake, name))
+        self.legs = threading.Semaphore(legs - 1)
         self.entered, self.go, self.freed = (threading.Event() for _ in range(3))
         self.InitializeSecurityContextW = self.wait_for(fake.InitializeSecurityContextW)
         self.FreeCredentialsHandle = self.tell_of(fake.FreeCredentialsHandle)
 
     def wait_for(self, function):
         def initialize(*arguments):
-            self.entered.set()
+            if not self.legs.acquire(blocking=False):
+                self.entered.set()
             assert self.go.wait(PATIENCE)
             return function(*arguments)
 
@@ -268,12 +271,27 @@ def test_request_that_the_caller_sees_has_no_token(mine):
 # -- Cancellation --------------------------------------------------------------
 
 
-def cancelled_while_a_leg_blocks(cancel):
+def hold_flows(mocker):
+    """Return the list of flows that are made. Being in it, none ends by itself."""
+    flows, make = [], sspi_client.http_authenticate
+
+    def made(host, status, *arguments, **options):
+        flow = make(host, status, *arguments, **options)
+        if arguments[0] is not None:  # as it is when an adapter tries its arguments
+            flows.append(flow)
+        return flow
+
+    mocker.patch("sspi_client.http_authenticate", made)
+    return flows
+
+
+def cancelled_while_a_leg_blocks(mocker, cancel):
     """*cancel*(request, entered) cancels request once *entered* says so."""
     with world(DRIVER) as here:
         site = here.serve(Acceptor())
         open_to_all = here.serve(http_outcomes.plain(Reply(200, body=b"open")))
         held = Held(here.fake)
+        flows = hold_flows(mocker)
 
         async def main():
             async with opened(site.origin, secur32=held) as session:
@@ -291,10 +309,11 @@ def cancelled_while_a_leg_blocks(cancel):
         asyncio.run(main())  # ends, though the thread has not
         assert not held.go.is_set()
         held.go.set()
-        assert held.freed.wait(PATIENCE)
+        assert held.freed.wait(PATIENCE)  # the leg's own thread has closed the flow
+        assert len(flows) == 1
 
 
-def test_task_is_cancelled_while_a_leg_blocks():
+def test_task_is_cancelled_while_a_leg_blocks(mocker):
     async def cancel(request, entered):
         task = asyncio.ensure_future(request())
         await entered()
@@ -302,25 +321,25 @@ def test_task_is_cancelled_while_a_leg_blocks():
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    cancelled_while_a_leg_blocks(cancel)
+    cancelled_while_a_leg_blocks(mocker, cancel)
 
 
-def test_total_timeout_ends_a_request_while_a_leg_blocks():
+def test_total_timeout_ends_a_request_while_a_leg_blocks(mocker):
     async def cancel(request, entered):
         with pytest.raises(asyncio.TimeoutError):
             await request(timeout=aiohttp.ClientTimeout(total=0.2))
         await entered()
 
-    cancelled_while_a_leg_blocks(cancel)
+    cancelled_while_a_leg_blocks(mocker, cancel)
 
 
-def test_wait_for_ends_a_request_while_a_leg_blocks():
+def test_wait_for_ends_a_request_while_a_leg_blocks(mocker):
     async def cancel(request, entered):
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(request(), 0.2)
         await entered()
 
-    cancelled_while_a_leg_blocks(cancel)
+    cancelled_while_a_leg_blocks(mocker, cancel)
 
 
 def test_cancelling_between_two_legs_closes_the_flow():
@@ -355,7 +374,7 @@ def test_cancelling_between_two_legs_closes_the_flow():
 def test_blocked_legs_hold_up_no_other_thread():
     with world(DRIVER) as here:
         site = here.serve(Acceptor())
-        held = Held(here.fake)
+        held = Held(here.fake, legs=45)
 
         async def main():
             async with opened(site.origin, secur32=held) as session:
@@ -364,7 +383,7 @@ def test_blocked_legs_hold_up_no_other_thread():
                         return await answer.read()
 
                 tasks = [asyncio.ensure_future(get()) for _ in range(45)]
-                await wait_in_thread(held.entered)
+                assert await wait_in_thread(held.entered)
                 loop = asyncio.get_running_loop()
                 call = loop.run_in_executor(None, lambda: "free")
                 assert await asyncio.wait_for(call, PATIENCE) == "free"
@@ -603,6 +622,25 @@ def test_bindings_are_never_dropped_in_silence(preemptive, mocker):
         with pytest.raises(aiohttp_auth.LogonError, match="bindings=False"):
             client.ask("GET", site.url)
         assert site.tokens() == []
+
+
+def test_another_certificate_in_mid_logon_is_a_broken_connection(mocker):
+    """The first 401 closes; the node that answers next has a certificate of its own."""
+    real, seen = ssl.SSLObject.getpeercert, []
+
+    def another(self, binary_form=False):
+        certificate = real(self, binary_form)
+        seen.extend([certificate] if binary_form else [])
+        return b"another" if binary_form and len(seen) > 1 else certificate
+
+    mocker.patch("ssl.SSLObject.getpeercert", another)
+    with world(DRIVER, kerberos=False) as here:
+        closes = Reply(401, [("Connection", "close")])
+        site = here.serve(Acceptor(first=closes), tls=True)
+        wrong = aiohttp.ClientConnectionError
+        with pytest.raises(wrong, match="another certificate"):
+            here.open(site).ask("GET", site.url)
+        assert len(site.tokens()) == 1
 
 
 # -- Who gets tokens -----------------------------------------------------------

@@ -211,18 +211,21 @@ PACKAGES = pytest.mark.parametrize("kerberos", [True, False], ids=["Kerberos", "
 
 
 class Held:
-    """A secur32 whose first InitializeSecurityContextW blocks until `go` is set."""
+    """A secur32 whose InitializeSecurityContextW blocks until `go` is set. `entered`
+    says that *legs* threads are in it."""
 
-    def __init__(self, fake):
+    def __init__(self, fake, legs=1):
         for name in sspi_client.PROTOTYPES:
             setattr(self, name, getattr(fake, name))
+        self.legs = threading.Semaphore(legs - 1)
         self.entered, self.go, self.freed = (threading.Event() for _ in range(3))
         self.InitializeSecurityContextW = self.wait_for(fake.InitializeSecurityContextW)
         self.FreeCredentialsHandle = self.tell_of(fake.FreeCredentialsHandle)
 
     def wait_for(self, function):
         def initialize(*arguments):
-            self.entered.set()
+            if not self.legs.acquire(blocking=False):
+                self.entered.set()
             assert self.go.wait(PATIENCE)
             return function(*arguments)
 
@@ -289,12 +292,27 @@ def test_http2_is_refused(name, options):
 # -- Cancellation --------------------------------------------------------------
 
 
-def cancelled_while_a_leg_blocks(backend, cancel):
+def hold_flows(mocker):
+    """Return the list of flows that are made. Being in it, none ends by itself."""
+    flows, make = [], sspi_client.http_authenticate
+
+    def made(host, status, *arguments, **options):
+        flow = make(host, status, *arguments, **options)
+        if arguments[0] is not None:  # as it is when an adapter tries its arguments
+            flows.append(flow)
+        return flow
+
+    mocker.patch("sspi_client.http_authenticate", made)
+    return flows
+
+
+def cancelled_while_a_leg_blocks(mocker, backend, cancel):
     """*cancel*(request, entered) cancels request() once *entered* says so."""
     with world(SYNC) as here:
         site = here.serve(Acceptor())
         open_to_all = here.serve(http_outcomes.plain(Reply(200, body=b"open")))
         held = Held(here.fake)
+        flows = hold_flows(mocker)
 
         async def main():
             mounts = mounted(site, secur32=held)
@@ -310,11 +328,12 @@ def cancelled_while_a_leg_blocks(backend, cancel):
 
         anyio.run(main, backend=backend)
         held.go.set()
-        assert held.freed.wait(PATIENCE)
+        assert held.freed.wait(PATIENCE)  # the leg's own thread has closed the flow
+        assert len(flows) == 1
 
 
 @ASYNC
-def test_cancel_scope_ends_a_request_while_a_leg_blocks(backend):
+def test_cancel_scope_ends_a_request_while_a_leg_blocks(backend, mocker):
     async def cancel(request, entered):
         async def run():
             with anyio.CancelScope() as scope:
@@ -328,21 +347,21 @@ def test_cancel_scope_ends_a_request_while_a_leg_blocks(backend):
             await entered()
             scopes[0].cancel()
 
-    cancelled_while_a_leg_blocks(backend, cancel)
+    cancelled_while_a_leg_blocks(mocker, backend, cancel)
 
 
 @ASYNC
-def test_timeout_ends_a_request_while_a_leg_blocks(backend):
+def test_timeout_ends_a_request_while_a_leg_blocks(backend, mocker):
     async def cancel(request, entered):
         with pytest.raises(TimeoutError):
             with anyio.fail_after(0.2):
                 await request()
         await entered()
 
-    cancelled_while_a_leg_blocks(backend, cancel)
+    cancelled_while_a_leg_blocks(mocker, backend, cancel)
 
 
-def test_task_of_asyncio_is_cancelled_while_a_leg_blocks():
+def test_task_of_asyncio_is_cancelled_while_a_leg_blocks(mocker):
     async def cancel(request, entered):
         task = asyncio.ensure_future(request())
         await entered()
@@ -350,17 +369,17 @@ def test_task_of_asyncio_is_cancelled_while_a_leg_blocks():
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    cancelled_while_a_leg_blocks("asyncio", cancel)
+    cancelled_while_a_leg_blocks(mocker, "asyncio", cancel)
 
 
-def test_trio_moves_on_while_a_leg_blocks():
+def test_trio_moves_on_while_a_leg_blocks(mocker):
     async def cancel(request, entered):
         with trio.move_on_after(0.2) as scope:
             await request()
         assert scope.cancelled_caught
         await entered()
 
-    cancelled_while_a_leg_blocks("trio", cancel)
+    cancelled_while_a_leg_blocks(mocker, "trio", cancel)
 
 
 def test_cancelling_between_two_legs_closes_the_flow():
@@ -398,13 +417,13 @@ def test_forty_blocked_legs_hold_up_no_other_thread():
     """anyio has 40 threads for everybody, and they are not for waiting."""
     with world(SYNC) as here:
         site = here.serve(Acceptor())
-        held = Held(here.fake)
+        held = Held(here.fake, legs=45)
 
         async def main():
             mounts = mounted(site, secur32=held)
             async with httpx.AsyncClient(mounts=mounts, timeout=PATIENCE) as client:
                 tasks = [asyncio.ensure_future(client.get(site.url)) for _ in range(45)]
-                await anyio.to_thread.run_sync(held.entered.wait, PATIENCE)
+                assert await anyio.to_thread.run_sync(held.entered.wait, PATIENCE)
                 with anyio.fail_after(PATIENCE):
                     assert await anyio.to_thread.run_sync(lambda: "free") == "free"
                 held.go.set()
@@ -638,6 +657,26 @@ def test_bindings_are_never_dropped_in_silence(driver, preemptive, mocker):
         with pytest.raises(httpx_auth.LogonError, match="bindings=False"):
             client.ask("GET", site.url)
         assert site.tokens() == []
+
+
+@EACH
+def test_another_certificate_in_mid_logon_is_a_broken_connection(driver, mocker):
+    """The first 401 closes; the node that answers next has a certificate of its own."""
+    notice, streams = httpx_auth._Lane.notice, []
+
+    def another(self, stream):
+        notice(self, stream)
+        streams.append(stream)
+        if stream is not streams[0]:
+            self.certificate = b"another"
+
+    mocker.patch.object(httpx_auth._Lane, "notice", another)
+    with world(driver, kerberos=False) as here:
+        closes = Reply(401, [("Connection", "close")])
+        site = here.serve(Acceptor(first=closes), tls=True)
+        with pytest.raises(httpx.RemoteProtocolError, match="another certificate"):
+            here.open(site).ask("GET", site.url)
+        assert len(site.tokens()) == 1
 
 
 # -- Who gets tokens -----------------------------------------------------------
