@@ -219,7 +219,8 @@ class _Logon:
             raise TypeError("hosts must be a collection of names, not one str")
         if transport.get("http2") or not transport.get("http1", True):
             raise ValueError("HTTP/2 cannot carry this logon: leave http2 out")
-        self._hosts = None if hosts is None else {host.lower() for host in hosts}
+        self._hosts = None if hosts is None else {
+            host.lower().translate({ord(c): None for c in "[]"}) for host in hosts}
         self._require, self._preemptive = require, preemptive
         self._bindings, self._keep_context = bindings, keep_context
         self._options: dict[str, Any] = dict(
@@ -674,12 +675,13 @@ def main(argv: list[str] | None = None, secur32: Any = None) -> str | None:
     try:
         who = sspi_client.Identity(told.user, getpass.getpass()) if told.user else None
         url = httpx.URL(told.url)
+        host = url.netloc.decode("ascii")
         sspi = SspiTransport(
             identity=who, package=told.package, allow_ntlm=not told.no_ntlm,
             require=sspi_client.ISC_RET.MUTUAL_AUTH if told.mutual else 0,
-            hosts=[url.netloc.decode("ascii")], secur32=secur32)
-        origin = f"{url.scheme}://{url.host}"
-        with httpx.Client(mounts={origin: sspi}, timeout=30) as client:
+            hosts=[host], secur32=secur32)
+        mounts = {f"{url.scheme}://{host}": sspi}
+        with httpx.Client(mounts=mounts, timeout=30) as client:
             answer = client.get(url, follow_redirects=True)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as reason:
         return f"httpx_auth: {' '.join(str(reason).split()) or repr(reason)}"

@@ -693,6 +693,13 @@ def test_command_prints_the_page(capsys):
         assert capsys.readouterr().out.strip().encode() == THE_PAGE.strip()
 
 
+def test_command_takes_an_ipv6_literal(capsys):
+    with world(DRIVER, kerberos=False) as here:
+        site = here.serve(Acceptor(), address="::1", name="[::1]")
+        assert aiohttp_auth.main([site.url], here.fake) is None
+        assert capsys.readouterr().out.strip().encode() == THE_PAGE.strip()
+
+
 def test_command_says_in_one_line_what_went_wrong(mocker):
     mocker.patch("getpass.getpass", return_value="Hunter2!")
     with world(DRIVER, kerberos=False) as here:
