@@ -1,12 +1,10 @@
 """The HTTP examples against a server on loopback whose acceptor is FakeServer."""
 
-import asyncio
 import base64
 import contextlib
 import gc
 import http.server
 import importlib.util
-import os
 import ssl
 import threading
 from pathlib import Path
@@ -220,214 +218,9 @@ def load(name):
     return module
 
 
-def need(library):
-    if os.environ.get("SSPI_CLIENT_EXAMPLES") == "required":
-        return importlib.import_module(library)
-    return pytest.importorskip(library, reason=f"this example is for {library}")
-
-
-class Httpx:
-    def __init__(self):
-        self.library = need("httpx")
-        self.module = load("httpx_auth")
-
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        auth = self.module.SspiAuth(hosts, **logon)
-        how = {"auth": auth, "limits": self.module.PINNED, "follow_redirects": True}
-        with self.library.Client(**how) as client:
-            answer = client.request(method, url, content=body)
-            return answer.status_code, answer.content
-
-    def command(self, url, secur32, *options, host="localhost"):
-        return self.module.main([host, url, *options], secur32)
-
-
-class AsyncHttpx(Httpx):
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        async def run():
-            auth = self.module.SspiAuth(hosts, **logon)
-            how = {"auth": auth, "limits": self.module.PINNED}
-            async with self.library.AsyncClient(follow_redirects=True, **how) as client:
-                answer = await client.request(method, url, content=body)
-                return answer.status_code, answer.content
-
-        return asyncio.run(run())
-
-
-class Aiohttp(Httpx):
-    def __init__(self):
-        self.library = need("aiohttp")
-        self.module = load("aiohttp_auth")
-
-    def __call__(self, url, method="GET", body=None, hosts=("localhost",), **logon):
-        async def run():
-            auth = self.module.SspiAuth(hosts, **logon)
-            how = {"connector": auth.connector, "middlewares": [auth]}
-            async with self.library.ClientSession(**how) as session:
-                async with session.request(method, url, data=body) as answer:
-                    return answer.status, await answer.read()
-
-        return asyncio.run(run())
-
-
-@pytest.fixture(params=[Httpx, AsyncHttpx, Aiohttp])
-def client(request):
-    return request.param()
-
-
 @pytest.fixture
 def tunnel():
     return load("proxy_tunnel")
-
-
-# -- Pages ---------------------------------------------------------------------
-
-
-def test_client_gets_the_page_with_kerberos(client, web, fake):
-    assert client(web.url, secur32=fake, require=MUTUAL) == (200, PAGE)
-    assert web.users == [("Kerberos", "CORP\\alice")]
-    assert web.connections == 1 and web.seen == [None, "Negotiate"]
-
-
-def test_client_gets_the_page_with_ntlm(client, web, fake, ntlm_only):
-    who = sspi_client.Identity("CORP\\bob", "Pä55wörd€")
-    assert client(web.url, secur32=fake, identity=who) == (200, PAGE)
-    assert web.users == [("NTLM", "CORP\\bob")]
-    assert web.connections == 1 and set(web.paths) == {"/page?a=b"}
-
-
-@pytest.mark.parametrize("offers", [["NTLM"], ["nTlM"], ["Basic realm=x,  NTLM"]])
-def test_client_takes_ntlm_when_nothing_else_is_offered(client, web, fake, offers):
-    web.offers = offers
-    assert client(web.url, secur32=fake) == (200, PAGE)
-    assert web.seen == [None, "NTLM", "NTLM"] and web.connections == 1
-
-
-@pytest.mark.parametrize("services", [["HTTP/localhost"], []])
-def test_client_binds_to_the_certificate(client, tls_web, fake, domain, services):
-    domain.services[:] = services  # the server refuses whoever is bound otherwise
-    assert client(tls_web.url, secur32=fake) == (200, PAGE)
-    assert tls_web.users == [("Kerberos" if services else "NTLM", "CORP\\alice")]
-
-
-def test_client_sends_the_body_with_each_leg(client, web, fake, ntlm_only):
-    assert client(web.url, "POST", b"body" * 50, secur32=fake) == (
-        200, b"body" * 50 + PAGE)
-
-
-def test_client_is_served_when_nobody_asks_it(client, web, fake):
-    web.play = "open"
-    assert client(web.url, secur32=fake) == (200, PAGE)
-    assert fake.calls == []
-
-
-def test_client_reconnects_when_the_first_401_closes(client, web, fake):
-    web.play = "hang up first"
-    assert client(web.url, secur32=fake) == (200, PAGE)
-    assert web.connections == 2
-
-
-def test_client_forgives_a_server_without_a_name(client, web, fake):
-    web.play = "anonymous"
-    assert client(web.url, secur32=fake) == (200, PAGE)
-
-
-# -- What is refused -----------------------------------------------------------
-
-
-def refused(client, *arguments, **options):
-    error = getattr(client.module, "LogonError", None)
-    with pytest.raises((error, sspi_client.SspiError)) as caught:
-        client(*arguments, **options)
-    return caught.value
-
-
-@pytest.mark.parametrize("play", ["open", "anonymous"])
-def test_client_refuses_a_server_that_proves_nothing(client, web, fake, play):
-    web.play = play
-    refused(client, web.url, secur32=fake, require=MUTUAL)
-
-
-def test_client_refuses_ntlm_when_it_requires_proof(client, web, fake, ntlm_only):
-    reason = refused(client, web.url, secur32=fake, require=MUTUAL)
-    assert reason.name == "SEC_E_SECURITY_QOS_FAILED"
-
-
-def test_client_refuses_a_spoilt_token(client, web, fake):
-    web.play = "spoil"
-    refused(client, web.url, secur32=fake)
-
-
-def test_client_refuses_a_wrong_password(client, web, fake, ntlm_only):
-    who = sspi_client.Identity("CORP\\alice", "wrong")
-    reason = refused(client, web.url, secur32=fake, identity=who)
-    assert "refused" in str(reason) and "wrong" not in str(reason)
-
-
-def test_client_refuses_an_unknown_spn_without_ntlm(client, web, fake, ntlm_only):
-    refused(client, web.url, secur32=fake, allow_ntlm=False)
-    assert web.seen == [None]
-
-
-@pytest.mark.parametrize("play", ["not base64", "for ever"])
-@pytest.mark.parametrize("offer", ["Negotiate", "NTLM"])
-def test_client_refuses_bad_replies(client, web, fake, ntlm_only, play, offer):
-    web.play, web.offers = play, [offer]
-    refused(client, web.url, secur32=fake)
-    assert len(web.seen) < 8
-
-
-@pytest.mark.parametrize("play", ["hang up", "endless"])
-def test_client_fails_when_the_transport_does(client, web, fake, play):
-    web.play = play
-    with pytest.raises(Exception) as caught:  # noqa: B017  each library has its own
-        client(web.url, secur32=fake)
-    assert not isinstance(caught.value, (AssertionError, TypeError, AttributeError))
-
-
-def test_client_sends_nothing_to_a_host_that_is_not_listed(client, web, fake):
-    refused(client, web.url, hosts=["other.test"], secur32=fake)
-    assert web.seen == [None] and fake.calls == []
-
-
-def test_client_sends_nothing_to_where_it_is_redirected(client, web, fake, domain):
-    with contextlib.closing(Web(domain, tls=False)) as other:
-        web.play = "redirect"
-        web.elsewhere = other.url.replace("localhost", "127.0.0.1")
-        refused(client, web.url, secur32=fake)
-        assert set(other.seen) <= {None} and fake.calls == []
-
-
-# -- As commands ---------------------------------------------------------------
-
-
-def test_command_prints_the_page(client, web, fake, capsys):
-    assert client.command(web.url, fake) is None
-    assert capsys.readouterr().out.strip() == PAGE.decode().strip()
-
-
-def test_command_asks_for_the_password(client, web, fake, ntlm_only, mocker, capsys):
-    mocker.patch("getpass.getpass", return_value="wrong")
-    line = client.command(web.url, fake, "--user", "CORP\\bob")
-    assert "refused" in line and "\n" not in line and "wrong" not in line
-
-
-@pytest.mark.parametrize(
-    "play", ["redirect", "hang up", "endless", "not base64", "for ever"]
-)
-def test_command_says_in_one_line_what_went_wrong(client, web, fake, play):
-    web.play = play
-    line = client.command(web.url, fake)
-    assert line.startswith(client.module.__name__ + ": ") and "\n" not in line
-
-
-def test_command_lists_a_host_however_it_is_spelled(client, web, fake):
-    assert client.command(web.url, fake, host="LOCALHOST") is None
-
-
-def test_command_says_so_when_the_host_is_not_listed(client, web, fake):
-    line = client.command(web.url.replace("localhost", "127.0.0.1"), fake)
-    assert "127.0.0.1" in line and fake.calls == []
 
 
 # -- Tunnels -------------------------------------------------------------------
@@ -506,7 +299,7 @@ def test_tunnel_carries_tls(tunnel, web, tls_web, fake, capsys):
 
 # -- What they look like -------------------------------------------------------
 
-NAMES = ["proxy_tunnel", "httpx_auth", "aiohttp_auth"]
+NAMES = ["proxy_tunnel"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,14 +1,11 @@
-"""The HTTP examples with Windows CPython on Wine, against Apache and Squid.
+"""A tunnel through Squid with Windows CPython on Wine, to Apache.
 
-httpx and aiohttp are fetched for Windows into a folder of this run. What
-Wine does otherwise than Windows is told in test_wine_to_servers.py; here it matters
+What Wine does otherwise than Windows is told in test_wine_to_servers.py; here it matters
 that Negotiate falls back to bare NTLM, that Kerberos needs a buffer of its caller, and
 that NTLM refuses its first leg if it is given anything, so it gets no bindings there.
 """
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,6 @@ import windows
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
-LIBRARIES = ("httpx", "aiohttp")
-NAMES = [library + "_auth" for library in LIBRARIES]
 
 # Run by Windows: Wine's Kerberos wants CallersBuffer, its NTLM must not have it.
 # Without _wmi, platform does not ask Wine's WMI, which ends the process.
@@ -48,28 +43,14 @@ def command(name, kerberos, password, *argv):
 """
 
 
-@pytest.fixture(scope="session")
-def libraries(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("libraries")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder),
-         "--platform", "win_amd64", "--python-version", "3.13",
-         "--only-binary=:all:", "--no-compile", *LIBRARIES, "colorama"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False)
-    if done.returncode:
-        give_up("pip cannot fetch %s for Windows" % ", ".join(LIBRARIES))
-    return folder
-
-
 @pytest.fixture
-def wine_python(apache, libraries):
+def wine_python(apache):
     """A function that runs code: wine_python(code, env) -> (what it said, report)."""
     try:
         interpreter = windows.python("3.13")
     except windows.Missing as missing:
         give_up(str(missing))
-    folders = (windows.ROOT, HERE, EXAMPLES, libraries)
+    folders = (windows.ROOT, HERE, EXAMPLES)
     certificate = windows.windows_path(apache.certificate)
 
     def run(code, env):
@@ -105,53 +86,6 @@ def nobody(realm, tmp_path):
 
 def only(realm, ccache):
     return {"KRB5_CONFIG": str(realm.krb5_config), "KRB5CCNAME": "FILE:%s" % ccache}
-
-
-def place(apache, name, scheme):
-    port = {"http": apache.port, "https": apache.tls_port}[scheme]
-    return "%s://localhost:%d/%s/" % (scheme, port, name)
-
-
-def command(name, kerberos, password, *argv):
-    argv = ("localhost",) + argv
-    return "command(%r, %r, %r, *%r)" % (name, kerberos, password, argv)
-
-
-# -- Pages ---------------------------------------------------------------------
-
-BOTH = pytest.mark.parametrize("scheme", ["http", "https"])
-EACH = pytest.mark.parametrize("name", NAMES)
-
-
-@EACH
-@BOTH
-def test_example_gets_the_page_with_a_ticket(wine_python, apache, ticket, name, scheme):
-    code = command(name, True, "", place(apache, "krb", scheme))
-    assert wine_python(code, ticket) == ("krb", [None])
-
-
-@EACH
-@BOTH
-def test_example_gets_the_page_with_ntlm(wine_python, apache, nobody, name, scheme):
-    page = place(apache, "ntlm", scheme)
-    code = command(name, False, apache.users["bob"], page, "--user", "LAB\\bob")
-    assert wine_python(code, nobody) == ("ntlm", [None])
-
-
-@EACH
-def test_example_fails_in_one_line_with_a_wrong_password(
-        wine_python, apache, nobody, name):
-    page = place(apache, "ntlm", "http")
-    said, (line,) = wine_python(
-        command(name, False, "wrong", page, "--user", "LAB\\alice"), nobody)
-    assert said == "" and line.startswith(name + ": ") and "refused" in line
-
-
-@EACH
-def test_example_fails_in_one_line_without_a_ticket(wine_python, apache, nobody, name):
-    said, (line,) = wine_python(
-        command(name, True, "", place(apache, "krb", "http")), nobody)
-    assert said == "" and line.startswith(name + ": ") and "\n" not in line
 
 
 # -- Tunnels -------------------------------------------------------------------
