@@ -98,6 +98,9 @@ class _Bits(IntFlag):
         unknown = int(self) & ~sum(map(int, type(self)))
         return " | ".join(names + [f"0x{unknown:X}"] * bool(unknown or not names))
 
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec else str(self)
+
 
 class ISC_REQ(_Bits):
     """What a flow may ask SSPI for: sspi.h, ISC_REQ_*. Other bits may be added."""
@@ -481,6 +484,7 @@ def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> 
             yield token
         return Context(handles, request)
     except BaseException as reason:  # GeneratorExit and KeyboardInterrupt too
+        handles.report_if_dropped()
         handles.close()
         _annotate(reason, request.package, request.target, leg or None)
         if isinstance(reason, SspiError) and request.refuses_ntlm:
@@ -994,7 +998,7 @@ class Context(_Owner):
         return f"<Context {_printable(package)} {_printable(self.target)}{state}>"
 
 
-class _Handles:
+class _Handles(_NotCopied):
     """What one owner holds: a context handle, perhaps not filled yet, and a share
     of a credential. close() gives both up."""
 
@@ -1058,6 +1062,12 @@ class _Handles:
         self._net = weakref.finalize(owner, _close_forgotten, self, what)
         return owner
 
+    def report_if_dropped(self) -> None:
+        """Close with a warning if the owner is gone. CPython's finalize comes before
+        a dropped generator is closed; PyPy's comes after, if we do not call it."""
+        if self._net.peek() is None:
+            self._net()
+
     def close(self) -> None:
         try:
             _release(self._held, self.secur32.DeleteSecurityContext)
@@ -1066,7 +1076,7 @@ class _Handles:
                 self.credential.leave(self)
 
 
-class _SharedCredential:
+class _SharedCredential(_NotCopied):
     """A credential handle, released when the last share of it is given up."""
 
     def __init__(self, secur32: Any) -> None:
@@ -1438,7 +1448,8 @@ def _view(data: Buffer) -> Any:
     """
     try:
         view = memoryview(data)
-        return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        bytewise = view.format == "B" and view.ndim == 1 and view.c_contiguous
+        return view if bytewise else view.cast("B")
     except TypeError:  # a view with gaps cannot be cast
         return None
 

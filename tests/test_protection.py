@@ -716,7 +716,7 @@ def test_view_with_gaps_is_refused_and_spends_no_number(connect, form, reading):
         "ciphertext": lambda: context.unseal(server.seal(b"")[0], gaps),
         "signed": lambda: context.verify(gaps, b"s" * context.sizes.cbMaxSignature),
     }
-    with pytest.raises((TypeError, BufferError), match="contiguous|memoryview"):
+    with pytest.raises((TypeError, BufferError), match="in one piece"):
         refusals[reading]()
     assert server.unwrap(context.wrap(bytes(gaps))) == bytes(60)
 
