@@ -49,17 +49,11 @@ def command(name, kerberos, password, *argv):
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("libraries")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder),
-         "--platform", "win_amd64", "--python-version", "3.13",
-         "--only-binary=:all:", "--no-compile", *LIBRARIES, "colorama"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        check=False)
-    if done.returncode:
-        give_up("pip cannot fetch %s for Windows" % ", ".join(LIBRARIES))
-    return folder
+def libraries():
+    try:
+        return windows.libraries()
+    except windows.Missing as missing:
+        return give_up(str(missing))
 
 
 @pytest.fixture
