@@ -172,8 +172,8 @@ def _install(folder, packages):
 def _fill_venv(folder):
     make = ["python3", "-m", "venv", "--system-site-packages", "--clear", VENV]
     _inside(folder, "venv", make)
-    _inside(folder, "venv", [f"{VENV}/bin/pip", "install", "-q", "pytest",
-                             "pytest-mock", "-r", f"{SOURCE}/tests/lab/{REQUIREMENTS.name}"])
+    wanted = ["pytest", "pytest-mock", "-r", f"{SOURCE}/tests/lab/requirements.txt"]
+    _inside(folder, "venv", [f"{VENV}/bin/pip", "install", "-q", *wanted])
 
 
 def _step(folder, name, recipe, make):

@@ -7,8 +7,6 @@ that NTLM refuses its first leg if it is given anything, so it gets no bindings 
 """
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest

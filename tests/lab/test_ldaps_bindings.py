@@ -20,7 +20,8 @@ EXAMPLE = "ldap_whoami"
 INSIDE_TLS = ["--tls"]
 
 OTHER_BINDINGS = "tls-server-end-point:2"
-UNBOUND = "80090346: "      # winerror.h, SEC_E_BAD_BINDINGS, as Samba's diagnosis begins
+# winerror.h, SEC_E_BAD_BINDINGS: so Samba's diagnosis begins.
+UNBOUND = "80090346: "
 USERS = pytest.mark.parametrize("user", sorted(servers.USERS))
 
 
@@ -97,7 +98,8 @@ def test_samba_lets_the_example_in_when_the_bindings_are_right(binding_samba, ex
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("wrong", [None, OTHER_BINDINGS.encode()], ids=["none", "other"])
+@pytest.mark.parametrize("wrong", [None, OTHER_BINDINGS.encode()],
+                         ids=["none", "other"])
 def test_samba_refuses_the_example_when_the_bindings_are(binding_samba, example, wrong):
     said, _ = example(lambda right: wrong)
     assert "invalidCredentials" in said and UNBOUND.strip() in said

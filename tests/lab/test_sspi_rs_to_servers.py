@@ -76,7 +76,7 @@ def test_samba_accepts_kerberos_in_spnego_when_ntlm_is_not_allowed(sspi_rs, samb
     assert without["proof"] == with_ntlm["proof"] == "bob"
     first, allowed = (bytes.fromhex(r["tokens"][0]) for r in (without, with_ntlm))
     assert KERBEROS_OID in first and NTLM_OID not in first
-    assert KERBEROS_OID in allowed and NTLM_OID in allowed  # so it would have shown
+    assert KERBEROS_OID in allowed and NTLM_OID in allowed  # it would show
     assert not any(b"NTLMSSP" in bytes.fromhex(t) for t in without["tokens"])
 
 
@@ -126,7 +126,8 @@ def test_session_key_of_kerberos_is_the_acceptors(sspi_rs, samba, acceptor):
 
 # -- Channel bindings ----------------------------------------------------------
 
-UNBOUND = "80090346: "      # winerror.h, SEC_E_BAD_BINDINGS, as Samba's diagnosis begins
+# winerror.h, SEC_E_BAD_BINDINGS: so Samba's diagnosis begins.
+UNBOUND = "80090346: "
 
 
 def with_each_bindings(job):
@@ -144,8 +145,8 @@ def test_samba_lets_ntlm_in_when_the_bindings_are_right(sspi_rs, binding_samba):
 def test_samba_lets_ntlm_in_spnego_in_when_the_bindings_are_right(sspi_rs,
                                                                   binding_samba):
     # Without signing Samba makes no mechListMIC, and sspi-rs then waits for one.
-    job = inside_tls(binding_samba, package="Negotiate",
-                     identity=["bob", binding_samba.users["bob"], binding_samba.netbios])
+    identity = ["bob", binding_samba.users["bob"], binding_samba.netbios]
+    job = inside_tls(binding_samba, package="Negotiate", identity=identity)
     right, wrong, none = sspi_rs(with_each_bindings(job))
     assert kinds(right["received"])[1] == "SPNEGO NegTokenResp (accept-completed)"
     assert wrong["diagnosis"].startswith(UNBOUND)
