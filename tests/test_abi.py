@@ -221,7 +221,8 @@ def abi_constants():
         if isinstance(node, ast.Assign)
         for target in node.targets  # a name, or a tuple of names
         for name in ast.walk(target)
-        if isinstance(name, ast.Name) and not name.id.startswith(("_", "SEC_E", "SEC_I"))
+        if isinstance(name, ast.Name)
+        and not name.id.startswith(("_", "SEC_E_", "SEC_I_"))
     ]
     return [name for name in names if isinstance(getattr(sspi_client, name), int)]
 

@@ -16,13 +16,11 @@ import contract  # noqa: E402
 import wine_differences  # noqa: E402
 
 CHECKS = {check.__name__: check for check in contract.checks()}
-DIFFERENCES = {d.check: d for d in wine_differences.DIFFERENCES}
-ON_WINE = wine_differences.on_wine()
+DIFFERENCES = wine_differences.here()
 WITHOUT_DLL = pytest.mark.skipif(
     sys.platform != "win32", reason="secur32.dll is a part of Windows"
 )
-WITHOUT_WINE = pytest.mark.skipif(not ON_WINE, reason="this is not Wine")
-ON_DLL = [name for name in CHECKS if not (ON_WINE and name in DIFFERENCES)]
+ON_DLL = [name for name in CHECKS if name not in DIFFERENCES]
 APART = """\
 import sys
 sys.path[:0] = sys.argv[2:]
@@ -64,7 +62,6 @@ def test_contract_is_kept_by_dll(dll, name):
     CHECKS[name](dll, connect)
 
 
-@WITHOUT_WINE
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_wine_still_differs_from_contract(dll, name):
     difference = DIFFERENCES[name]

@@ -7,12 +7,16 @@ Wine, which has nothing else. A job is a dict:
 
     to          "ldap", "http", "frames" (gss_acceptor.py), or "fake server"
     port        of the server, on localhost; cafile: TLS, and whom to trust in it
-    target, package, flags, bindings        for authenticate(); bindings are text
+    target, package, flags, require, allow_ntlm     for authenticate()
+    bindings    for authenticate(): text, or true: those of the server's certificate
     identity    [user, password, domain]; none: who is logged on
     ansi        True: as bytes of code page 1252; "convert": by Identity.from_ansi()
     fake        [name, {user: password}]: a FakeSecur32 of that domain instead of the
                 DLL, or for "fake server" a FakeServer of it
+    secur32     "sspi-rs": that instead of the DLL
     bare        True: the DLL's Kerberos as it is, see CallersBuffer
+    layout      True: the DLL's Kerberos with its messages put right, see RightLayout
+    keep        "key": report the context's session key in hex; "tokens": ours, in hex
     how         "seal", "sign": what messages to exchange; "bind alone": none by LDAP
     alter       "sent" or "received": messages that are changed on that way
     spoil       the kind of token, as mechanism() calls it, that is changed on its
@@ -22,7 +26,7 @@ Wine, which has nothing else. A job is a dict:
 
 The report says `package`, `granted` and what was `sent`; and then `proof`, what
 the server said about us (ldap: the account's name; http: [status, user]), or
-`refused`, or `error`: [status, function, leg].
+`refused` and `diagnosis`, or `error`: [status, function, leg].
 """
 import base64
 import contextlib
@@ -41,7 +45,11 @@ PATIENCE = 20       # [s] for a server to answer
 
 
 class Refused(Exception):
-    """The server did not let us in."""
+    """The server did not let us in, and gave this diagnosis."""
+
+    def __init__(self, text, diagnosis=""):
+        super().__init__(text)
+        self.diagnosis = diagnosis
 
 
 def main():
@@ -59,6 +67,8 @@ def once(job, secur32):
     def exchange(token):
         kind = sspi_client.mechanism(token)
         report["sent"].append([kind, len(token)])
+        if job.get("keep") == "tokens":
+            report.setdefault("tokens", []).append(token.hex())
         octets = spoilt(token, job.get("at", -1)) if job.get("spoil") == kind else token
         reply = peer.exchange(octets, token.final)
         if reply:
@@ -66,13 +76,16 @@ def once(job, secur32):
         return reply
 
     try:
-        with sspi_client.drive(flow(job, secur32), exchange) as context:
+        with sspi_client.drive(flow(job, secur32, peer), exchange) as context:
             report.update(package=context.package, granted=int(context.flags))
+            if job.get("keep") == "key":
+                report["key"] = context.session_key.hex()
             report["proof"] = peer.prove(context)
     except sspi_client.SspiError as error:
         report["error"] = [error.name, error.function, error.leg]
     except (Refused, OSError) as error:
         report["refused"] = str(error)
+        report["diagnosis"] = getattr(error, "diagnosis", "")
     finally:
         peer.close()
     if isinstance(secur32, sspi_client.FakeSecur32):
@@ -80,9 +93,13 @@ def once(job, secur32):
     return report
 
 
-def flow(job, secur32):
-    options = {name: job[name] for name in ("package", "flags") if name in job}
-    if "bindings" in job:
+def flow(job, secur32, peer=None):
+    names = ("package", "flags", "require", "allow_ntlm")
+    options = {name: job[name] for name in names if name in job}
+    if job.get("bindings") is True:
+        certificate = peer.socket.getpeercert(binary_form=True)
+        options["channel_bindings"] = sspi_client.tls_server_end_point(certificate)
+    elif "bindings" in job:
         options["channel_bindings"] = job["bindings"].encode()
     return sspi_client.authenticate(job["target"], identity(job), secur32=secur32,
                                     **options)
@@ -91,6 +108,13 @@ def flow(job, secur32):
 def backend(job):
     if "fake" in job and job["to"] != "fake server":
         return sspi_client.FakeSecur32(sspi_client.FakeDomain(*job["fake"]))
+    if job.get("secur32") == "sspi-rs":
+        sys.path.append(str(Path(__file__).resolve().parents[1]))
+        import sspirs
+
+        return sspirs.SspiRs()
+    if job.get("layout"):
+        return RightLayout(CallersBuffer(sspi_client.Secur32()))
     if job.get("bare") or job.get("package") == sspi_client.NTLM:
         return sspi_client.Secur32()
     return CallersBuffer(sspi_client.Secur32())
@@ -101,7 +125,7 @@ class CallersBuffer:
 
     Wine 8.0's Kerberos does not know that flag: it writes its token to a buffer of
     the caller or nowhere, and then answers SEC_E_INCOMPLETE_MESSAGE. So it gets
-    one, without the flag. Neither Wine's NTLM nor Windows needs this.
+    one, without the flag. Neither Wine's NTLM nor Wine 10 nor Windows needs this.
     """
 
     def __init__(self, secur32):
@@ -115,7 +139,7 @@ class CallersBuffer:
     def initialize(self, *arguments):
         arguments = list(arguments)
         arguments[3] &= ~sspi_client.ISC_REQ.ALLOCATE_MEMORY
-        output = arguments[9].pBuffers[0]
+        output = pointed_at(arguments[9]).pBuffers[0]
         output.pvBuffer = ctypes.addressof(self.memory)
         output.cbBuffer = len(self.memory)
         status = self.secur32.InitializeSecurityContextW(*arguments)
@@ -127,6 +151,85 @@ class CallersBuffer:
         if address == ctypes.addressof(self.memory):
             return sspi_client.SEC_E_OK
         return self.secur32.FreeContextBuffer(address)
+
+
+class RightLayout:
+    """A secur32 whose Kerberos lays its messages out as Windows does, made of Wine's.
+
+    Wine's EncryptMessage makes the right bytes of gss_wrap, but puts the first of them
+    into DATA and the rest into TOKEN, and the rest is longer than the trailer that its
+    SIZES announce. Its DecryptMessage wants the same two pieces, and knows no STREAM.
+    """
+
+    TRAILER = 60    # [bytes] that gss_wrap adds: RFC 4121, AES of 256 bits, sealed
+    SIZES = 0       # sspi.h: SECPKG_ATTR_SIZES, then three SECBUFFER_ kinds
+    DATA, TOKEN, STREAM = 1, 2, 10
+
+    def __init__(self, secur32):
+        for name in sspi_client.PROTOTYPES:
+            setattr(self, name, getattr(secur32, name))
+        self.secur32 = secur32
+        self.QueryContextAttributesW = self.query
+        self.EncryptMessage = self.encrypt
+        self.DecryptMessage = self.decrypt
+
+    def query(self, context, attribute, memory):
+        status = self.secur32.QueryContextAttributesW(context, attribute, memory)
+        if attribute == self.SIZES and status == 0:
+            sizes = pointed_at(memory)
+            sizes.cbBlockSize, sizes.cbSecurityTrailer = 1, self.TRAILER
+        return status
+
+    def encrypt(self, context, quality, message, number):
+        status = self.secur32.EncryptMessage(context, quality, message, number)
+        if status == 0:
+            parts = self.parts(message)
+            token, data = parts[self.TOKEN], parts[self.DATA]
+            octets = content(data) + content(token)
+            fill(token, octets[:token.cbBuffer])
+            fill(data, octets[token.cbBuffer:])
+            for kind, part in parts.items():
+                if kind not in (self.TOKEN, self.DATA):
+                    part.cbBuffer = 0       # padding, of which there is none
+        return status
+
+    def decrypt(self, context, message, number, quality):
+        parts = self.parts(message)
+        data = parts[self.DATA]
+        if self.STREAM in parts:
+            octets = content(parts[self.STREAM])
+            data.pvBuffer = parts[self.STREAM].pvBuffer
+        else:
+            octets = content(parts[self.TOKEN]) + content(data)
+        memory = ctypes.create_string_buffer(octets, len(octets))
+        size, address = len(octets) - self.TRAILER, ctypes.addressof(memory)
+        described = pointed_at(message)
+        pieces = (type(data) * 2)((size, self.DATA, address),
+                                  (self.TRAILER, self.TOKEN, address + size))
+        status = self.secur32.DecryptMessage(
+            context, ctypes.byref(type(described)(0, 2, pieces)), number, quality)
+        if status == 0:
+            data.cbBuffer = pieces[0].cbBuffer
+            fill(data, content(pieces[0]))
+        return status
+
+    def parts(self, message):
+        described = pointed_at(message)
+        buffers = [described.pBuffers[i] for i in range(described.cBuffers)]
+        return {part.BufferType & 0xFF: part for part in buffers}
+
+
+def pointed_at(argument):
+    """Return the structure that an argument of a call is, or refers to by byref()."""
+    return getattr(argument, "_obj", argument)
+
+
+def content(part):
+    return ctypes.string_at(part.pvBuffer, part.cbBuffer)
+
+
+def fill(part, octets):
+    ctypes.memmove(part.pvBuffer, octets, len(octets))
 
 
 def identity(job):
@@ -185,7 +288,7 @@ class Ldap:
         parts = list(items(answer))
         code = parts[0][1][0]
         if code not in (0, 14):             # success, saslBindInProgress
-            raise Refused("LDAP result %d" % code)
+            raise Refused("LDAP result %d" % code, parts[2][1].decode())
         return dict(parts).get(0x87)        # serverSaslCreds
 
     def prove(self, context):

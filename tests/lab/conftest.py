@@ -2,11 +2,16 @@
 
 Without the packages or without root a test is skipped and says so, unless
 SSPI_CLIENT_LAB=required is set: then it fails, so that a run which should have
-had the lab cannot pass without it.
+had the lab cannot pass without it. What needs software that is newer than the
+machine's is skipped and says so, unless SSPI_CLIENT_DEBIAN=required is set: chroot.py
+does that, in whose chroots all of it is there.
 """
 import contextlib
+import importlib.util
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -51,12 +56,15 @@ def squid(lab_folder, realm):
 
 @pytest.fixture
 def acceptor(realm):
-    """A function that starts a GSSAPI acceptor, with the arguments of servers.py's."""
+    """A function that starts a GSSAPI acceptor, with the arguments of servers.py's.
+
+    It belongs to the MIT realm, or to the *domain* that it is given.
+    """
     with contextlib.ExitStack() as stack:
-        def start(mech, bindings=None, echo=None, demand=False):
+        def start(mech, *options, domain=realm, **more):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lab-"))
             return stack.enter_context(servers.acceptor(
-                folder, realm, servers.free_port(), mech, bindings, echo, demand))
+                folder, domain, servers.free_port(), mech, *options, **more))
         yield start
 
 
@@ -84,6 +92,54 @@ def wine():
         return json.loads(done.stdout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def binding_samba(samba):
+    """A domain controller that demands channel bindings inside TLS."""
+    _need(samba.binds, "this Samba compares no channel bindings")
+    return samba
+
+
+@pytest.fixture(scope="session")
+def sspi_rs():
+    """A function that has client.py do jobs with sspi-rs, in a process of its own.
+
+    sspi_rs(jobs, samba) returns their reports; Kerberos asks the KDC of *samba*.
+    """
+    _need(importlib.util.find_spec("sspilib"), "sspilib is not installed")
+
+    def run(jobs, samba=None):
+        kdc = {"SSPI_KDC_URL": "tcp://127.0.0.1:88"} if samba else {}
+        jobs = [dict(job, secur32="sspi-rs") for job in jobs]
+        done = subprocess.run(
+            [sys.executable, "-W", "always", client.__file__],
+            env=dict(os.environ, PYTHONPATH=str(windows.ROOT), **kdc),
+            input=json.dumps(jobs), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            universal_newlines=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def program():
+    """A function that finds a foreign program by its name."""
+    def find(name):
+        _need(shutil.which(name), name + " is not installed")
+        return shutil.which(name)
+
+    return find
+
+
+def _need(there, lack):
+    """Skip a test that wants what a newer Debian has, and this machine has not."""
+    if there:
+        return
+    if os.environ.get("SSPI_CLIENT_DEBIAN") == "required":
+        pytest.fail(lack, pytrace=False)
+    pytest.skip(lack + ": python tests/lab/chroot.py trixie python -m pytest tests/lab")
 
 
 def _serve(start, *arguments):

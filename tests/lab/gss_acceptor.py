@@ -9,11 +9,13 @@ after the client has gone,
 Bindings that differ from ours are an error, but a client that gives none is let
 in, by Kerberos and NTLM alike: "bound" tells. With --demand such a client is refused
 too, by the library's own word (GSS_C_CHANNEL_BOUND_FLAG), as a server does that
-requires Extended Protection. With --echo wrap it then unwraps
-each message and sends it back wrapped; with --echo mic the client sends a message
-and its MIC, each in a frame, and gets the message back with a MIC of ours.
+requires Extended Protection. With --key the report has the session key, "key" in hex.
+With --echo wrap it then unwraps each message and sends it back wrapped; with --echo
+mic the client sends a message and its MIC, each in a frame, and gets the message back
+with a MIC of ours.
 
     gss_acceptor.py PORT krb5|ntlmssp [--bindings HEX [--demand]] [--echo wrap|mic]
+                    [--key]
 
 Keys come from KRB5_KTNAME, NTLM's users from NTLM_USER_FILE.
 """
@@ -23,9 +25,12 @@ import socket
 import struct
 
 import gssapi
+import gssapi.raw
 from gssapi.raw import ChannelBindings, GSSError
 
 MECHS = {"krb5": "1.2.840.113554.1.2.2", "ntlmssp": "1.3.6.1.4.1.311.2.2.10"}
+# gssapi_ext.h, GSS_C_INQ_SSPI_SESSION_KEY
+SESSION_KEY = gssapi.OID.from_int_seq("1.2.840.113554.1.2.2.5.5")
 CHANNEL_BOUND = 0x800               # gssapi_ext.h, GSS_C_CHANNEL_BOUND_FLAG
 
 
@@ -49,6 +54,7 @@ def parse():
     parser.add_argument("mech", choices=sorted(MECHS))
     parser.add_argument("--bindings", type=bytes.fromhex)
     parser.add_argument("--demand", action="store_true")
+    parser.add_argument("--key", action="store_true")
     parser.add_argument("--echo", choices=["wrap", "mic"])
     return parser.parse_args()
 
@@ -64,10 +70,12 @@ def serve(stream, credential, options):
         bound = bool(int(context.actual_flags) & CHANNEL_BOUND)
         if options.demand and not bound:
             return {"error": "the client gave no channel bindings"}
-        return {"user": str(context.initiator_name).rstrip("\0"),
-                "mech": name(context.mech),
-                "bound": bound,
-                "echoed": echo(stream, context, options.echo)}
+        report = {"user": str(context.initiator_name).rstrip("\0"),
+                  "mech": name(context.mech), "bound": bound}
+        if options.key:
+            report["key"] = gssapi.raw.inquire_sec_context_by_oid(
+                context, SESSION_KEY)[0].hex()
+        return dict(report, echoed=echo(stream, context, options.echo))
     except (GSSError, OSError, EOFError) as error:
         return {"error": "%s: %s" % (type(error).__name__, error)}
 

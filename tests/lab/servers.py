@@ -1,4 +1,4 @@
-"""Real servers for the tests to authenticate to, on loopback, as root on Debian 12.
+"""Real servers for the tests to authenticate to, on loopback, as root on Debian.
 
     python tests/lab/servers.py --install    install the packages that this needs
     python tests/lab/servers.py              start everything, print where it is
@@ -6,6 +6,8 @@
 Each server is a context manager: it writes into the folder that it is given and
 nowhere else, yields plain data once its ports accept, and leaves no process
 behind. Whatever goes wrong is one LabError of one line.
+
+Seen on Debian 12, 13 and sid; chroot.py has the newer ones on an older machine.
 
 All keys and passwords here are for show. Apache and Squid run as users of their
 own, so these users must be able to reach the folder: one made in /tmp with mode
@@ -31,6 +33,7 @@ PACKAGES = (
     "dovecot-gssapi",               # the three of mail.py
     "dovecot-imapd",
     "dovecot-submissiond",
+    "exim4-daemon-heavy",           # mail.py's SMTP server
     "gss-ntlmssp",
     "krb5-admin-server",            # kadmin.local
     "krb5-kdc",
@@ -39,6 +42,7 @@ PACKAGES = (
     "libapache2-mod-auth-gssapi",
     "libsasl2-modules-gssapi-mit",
     "openssl",
+    "postgresql",
     "python3-gssapi",
     "python3-samba",
     "samba",
@@ -49,12 +53,17 @@ PACKAGES = (
     "winbind",                      # ntlm_auth, for mail.py and for Wine
 )
 
+CONTROLLER = "samba-ad-dc"          # Debian 12 has it in "samba", later ones apart
+
 PATIENCE = 30                       # [s] for a server to accept on all its ports
 HERE = Path(__file__).resolve().parent
 SYSTEM_PYTHON = "/usr/bin/python3"  # the one that python3-samba, -gssapi belong to
 
 # LDAP, LDAPS and the global catalogue are built into Samba; 464 changes passwords.
 SAMBA_PORTS = (88, 389, 464, 636, 3268, 3269)
+
+# The first Samba that compares channel bindings.
+BINDING_SAMBA = (4, 21)
 
 # One password that fits any code page, and one that fits neither ASCII nor Latin-1.
 USERS = {"alice": "Secret123!", "bob": "Pä55wörd€!"}
@@ -67,7 +76,7 @@ CROWD_GROUPS = 1400
 
 Domain = collections.namedtuple(
     "Domain", "realm netbios host target ldap_port ldaps_port certificate "
-              "krb5_config users crowd")
+              "krb5_config keytab users crowd binds")
 Realm = collections.namedtuple(
     "Realm", "realm netbios kdc_port krb5_config keytab users")
 Web = collections.namedtuple(
@@ -87,23 +96,30 @@ def samba_domain(folder):
     """Run a domain controller of AD.TEST and yield its Domain.
 
     LDAPS shows a certificate of our own making, which names localhost. SASL is
-    allowed inside TLS, which Samba's default forbids; without signing and sealing,
-    which Samba always refuses there.
+    allowed inside TLS, without signing and sealing, which Samba always refuses there;
+    `binds` tells whether it then demands the channel bindings, as Samba does since
+    4.21. The keytab holds the keys of host/ and HTTP/localhost, for other servers.
     """
     _require(SAMBA_PORTS)
     folder = _folder(folder)
     users = dict(USERS, **{CROWD: "Secret123!"})
     certificate, key = _certificate(folder, "dc1.ad.test")
-    config = _provision(folder, certificate, key)
+    binds = samba_version() >= BINDING_SAMBA
+    config = _provision(folder, certificate, key, binds)
+    services = [kind + "/localhost" for kind in ("ldap", "host", "HTTP")]
     _run([SYSTEM_PYTHON, str(HERE / "samba_accounts.py"), str(config)],
          folder / "accounts.log",
          stdin=json.dumps({"users": users, "crowd": CROWD, "groups": CROWD_GROUPS,
-                           "services": ["ldap/localhost", "ldap/dc1.ad.test"]}))
+                           "services": [*services, "ldap/dc1.ad.test"]}))
+    keytab = folder / "services.keytab"
+    for service in services[1:]:
+        _run(["samba-tool", "domain", "exportkeytab", str(keytab), "-s", str(config),
+              "--principal=" + service], folder / "keytab.log")
     krb5_config = _krb5_config(folder, "AD.TEST", 88, [".ad.test"])
     with _running("samba", ["samba", "-s", str(config), "-i", "--debug-stdout"],
                   folder, SAMBA_PORTS):
         yield Domain("AD.TEST", "ADT", "localhost", "ldap/localhost", 389, 636,
-                     certificate, krb5_config, users, CROWD)
+                     certificate, krb5_config, keytab, users, CROWD, binds)
 
 
 @contextlib.contextmanager
@@ -174,9 +190,11 @@ def squid(folder, realm, port):
 
 
 @contextlib.contextmanager
-def acceptor(folder, realm, port, mech, bindings=None, echo=None, demand=False):
+def acceptor(folder, realm, port, mech, bindings=None, echo=None, demand=False,
+             key=False):
     """Run gss_acceptor.py for *mech*, "krb5" or "ntlmssp"; yield its Acceptor.
 
+    *realm*: a Realm or a Domain.
     *bindings*: the application data [bytes] that it passes to
     gss_accept_sec_context; with *demand* a client must give them. results() reads
     what became of each client.
@@ -193,6 +211,7 @@ def acceptor(folder, realm, port, mech, bindings=None, echo=None, demand=False):
     argv += ["--bindings", bindings.hex()] if bindings is not None else []
     argv += ["--echo", echo] if echo else []
     argv += ["--demand"] if demand else []
+    argv += ["--key"] if key else []
     with _running("gss_acceptor", argv, folder, [port], env=env):
         yield Acceptor("localhost", port, "host/localhost",
                        folder / "gss_acceptor.log")
@@ -200,14 +219,19 @@ def acceptor(folder, realm, port, mech, bindings=None, echo=None, demand=False):
 
 def results(acceptor, count):
     """Return what *acceptor* reported, a list of dicts, once there are *count*."""
+    return [json.loads(line) for line in lines(acceptor.log, "{", count)]
+
+
+def lines(log, start, count):
+    """Return the lines of the file *log* that so start, once there are *count*."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        lines = acceptor.log.read_text("utf-8").splitlines()
-        reports = [json.loads(line) for line in lines if line.startswith("{")]
-        if len(reports) >= count:
-            return reports
+        found = [line for line in log.read_text("utf-8").splitlines()
+                 if line.startswith(start)]
+        if len(found) >= count:
+            return found
         time.sleep(0.02)
-    raise LabError("gss_acceptor reported nothing: see %s" % acceptor.log)
+    raise LabError("%s did not report %d clients: see %s" % (log.stem, count, log))
 
 
 # -- Tickets -------------------------------------------------------------------
@@ -283,7 +307,7 @@ _SMB_CONF = """\
     interfaces = lo
     bind interfaces only = yes
     vfs objects = dfs_samba4 acl_xattr xattr_tdb
-    ldap server require strong auth = allow_sasl_over_tls
+    ldap server require strong auth = {strong}
     tls certfile = {certificate}
     tls keyfile = {key}
     tls cafile = {certificate}
@@ -388,12 +412,16 @@ def _certificate(folder, name):
     return certificate, key
 
 
-def _provision(folder, certificate, key):
+def _provision(folder, certificate, key, binds):
     """Fill *folder* with an empty domain and return the path of its smb.conf."""
+    # Older Samba takes "yes" for: no SASL inside TLS at all. Newer takes the other
+    # word for: SASL inside TLS without bindings, and warns that it is deprecated.
+    strong = "yes" if binds else "allow_sasl_over_tls"
     (folder / "run").mkdir()
     (folder / "etc").mkdir()
     config = folder / "etc" / "smb.conf"
-    config.write_text(_SMB_CONF.format(folder=folder, certificate=certificate, key=key))
+    config.write_text(_SMB_CONF.format(folder=folder, certificate=certificate, key=key,
+                                       strong=strong))
     _run(["samba-tool", "domain", "provision", "-s", str(config),
           "--realm=AD.TEST", "--domain=ADT", "--server-role=dc",
           "--dns-backend=NONE", "--adminpass=Secret123!", "--host-name=dc1",
@@ -500,8 +528,23 @@ def _give(folder, user):
 
 # -- What the machine must have ------------------------------------------------
 
+def samba_version():
+    """Return Samba's version, (4, 22) for instance; () without a domain controller."""
+    if not shutil.which("samba"):
+        return ()
+    said = subprocess.run(["samba", "--version"], stdout=subprocess.PIPE, check=True)
+    return tuple(map(int, said.stdout.split()[1].split(b".")[:2]))
+
+
 def missing():
-    """Return those PACKAGES that are not installed."""
+    """Return the packages that are needed and not installed."""
+    absent = _not_installed()
+    if "samba" not in absent and not shutil.which("samba"):
+        absent.append(CONTROLLER)
+    return absent
+
+
+def _not_installed():
     if not shutil.which("dpkg-query"):
         return list(PACKAGES)
     known = subprocess.run(
@@ -539,7 +582,10 @@ def install():
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
     with _no_services():
         _insist(apt + ["update"])
-        _insist(apt + ["install", "--no-install-recommends"] + absent)
+        apt += ["install", "--no-install-recommends"]
+        _insist(apt + absent)
+        if missing() == [CONTROLLER]:       # which Debian 12 does not know
+            _insist(apt + [CONTROLLER])
 
 
 def _insist(argv):

@@ -1,8 +1,8 @@
 """A tunnel through Squid with Windows CPython on Wine, to Apache.
 
-What Wine does otherwise than Windows is told in test_wine_to_servers.py; here it matters
-that Negotiate falls back to bare NTLM, that Kerberos needs a buffer of its caller, and
-that NTLM refuses its first leg if it is given anything, so it gets no bindings there.
+test_wine_to_servers.py says what Wine does otherwise than Windows. It matters here that
+Negotiate falls back to bare NTLM, that Kerberos needs a buffer of its caller, and that
+NTLM refuses its first leg if it is given anything, so it gets no bindings there.
 """
 import json
 import os

@@ -1,17 +1,19 @@
 """Windows CPython on Wine's secur32, against servers that are not ours.
 
-What Wine 8.0 does otherwise than Windows, as far as it is met here:
+What Wine does otherwise than Windows (8.0 and 10.0), as far as it is met here:
 
-- Kerberos ignores ISC_REQ_ALLOCATE_MEMORY; client.py makes up for it.
-- Kerberos' EncryptMessage is broken, so messages that Kerberos seals are tested on
-  the fake alone. Samba talks in no others after a bind by Kerberos: it lets us in,
-  and it is Apache and the acceptor who say whom they saw.
+- Kerberos ignores ISC_REQ_ALLOCATE_MEMORY before Wine 10; client.py makes up for it.
+- Kerberos' EncryptMessage lays its messages out wrongly; client.py's RightLayout puts
+  them right, byte for byte as they are. Where it is left out, Samba, which talks in
+  no others after a bind by Kerberos, lets us in and no more.
+- Kerberos answers SESSION_KEY since Wine 10.
 - Kerberos always offers integrity and confidentiality, asked or not, so Samba
   refuses it inside TLS.
 - Kerberos takes no ANSI credentials. It asks the KDC for a ticket as soon as
   explicit credentials are acquired, so a wrong password fails there.
 - Whatever the KDC says comes out as SEC_E_INTERNAL_ERROR or STATUS_UNSUCCESSFUL.
-- Negotiate sends Kerberos' and NTLM's tokens bare, without SPNEGO.
+- Negotiate sends Kerberos' and NTLM's tokens bare, without SPNEGO. Without a ticket
+  and without a password Wine 10 sends NTLM's first token before it gives up.
 - Channel bindings never reach the wire: see the tests of them.
 - Without SEAL, NTLM's EncryptMessage makes signatures of NTLMv1. So what is signed
   and not sealed goes to gss-ntlmssp by MakeSignature; Samba's LDAP, which takes
@@ -19,6 +21,7 @@ What Wine 8.0 does otherwise than Windows, as far as it is met here:
 """
 import pytest
 import servers
+import windows
 
 import sspi_client
 
@@ -159,11 +162,14 @@ def test_kerberos_sends_nothing_when_the_password_is_wrong(wine, samba, nobody):
 
 
 def test_wine_needs_our_buffer_when_kerberos_makes_a_token(wine, samba, ticket):
-    # When Wine learns ISC_REQ_ALLOCATE_MEMORY, this fails and CallersBuffer may go.
-    job = to_samba(samba, package="Kerberos", bare=True)
+    # Wine 10 knows ISC_REQ_ALLOCATE_MEMORY: with Wine 8 CallersBuffer will go.
+    job = to_samba(samba, package="Kerberos", bare=True, how="bind alone")
     [report] = wine([job], ticket(samba, "alice"))
-    assert report["error"] == ["SEC_E_INCOMPLETE_MESSAGE",
-                               "InitializeSecurityContextW", 1]
+    if windows.wine_version() >= (10,):
+        assert report["proof"] == "bound"
+    else:
+        assert report["error"] == ["SEC_E_INCOMPLETE_MESSAGE",
+                                   "InitializeSecurityContextW", 1]
 
 
 # -- NTLM, and Negotiate that falls back to it ---------------------------------
@@ -217,8 +223,12 @@ def test_negotiate_sends_nothing_when_there_is_no_password_to_fall_back_on(
         wine, samba, ticket):
     job = to_samba(samba, target="ldap/nowhere.ad.test")
     [report] = wine([job], ticket(samba, "alice"))
-    assert (report["sent"], report["error"]) == (
-        [], ["SEC_E_NO_CREDENTIALS", "InitializeSecurityContextW", 1])
+    if windows.wine_version() >= (10,):     # it gives up when it needs the password
+        assert (kinds(report["sent"]), report["error"]) == (
+            NTLM[:1], ["SEC_E_INVALID_TOKEN", "InitializeSecurityContextW", 2])
+    else:
+        assert (report["sent"], report["error"]) == (
+            [], ["SEC_E_NO_CREDENTIALS", "InitializeSecurityContextW", 1])
 
 
 def test_oldest_python_is_accepted_when_it_asks(wine, samba, ticket):
@@ -289,8 +299,47 @@ def test_signature_is_refused_when_altered(wine, acceptor, realm, ticket, packag
     assert received["error"][1] == "VerifySignature"
 
 
+def test_mit_takes_and_makes_messages_that_kerberos_sealed_when_laid_out_right(
+        wine, acceptor, realm, ticket):
+    server = acceptor("krb5", echo="wrap")
+    job = to_acceptor(server, package="Kerberos", how="seal", layout=True)
+    [report] = wine([job], ticket(realm, "alice"))
+    assert report["proof"] == 3
+    assert servers.results(server, 1) == [
+        {"user": "alice@LAB.TEST", "mech": "krb5", "bound": False, "echoed": 3}]
+
+
+@pytest.mark.parametrize("user", ["alice", servers.CROWD])
+def test_samba_takes_and_makes_messages_that_kerberos_sealed_when_laid_out_right(
+        wine, samba, ticket, user):
+    job = to_samba(samba, package="Kerberos", layout=True)
+    [report] = wine([job], ticket(samba, user))
+    assert (report["package"], report["proof"]) == ("Kerberos", user)
+
+
+def test_message_that_kerberos_sealed_is_refused_when_altered(wine, samba, ticket):
+    job = to_samba(samba, package="Kerberos", layout=True)
+    sent, received = wine([dict(job, alter="sent"), dict(job, alter="received")],
+                          ticket(samba, "alice"))
+    assert sent["refused"] == "LDAP server hung up"
+    assert received["error"][1] == "DecryptMessage"
+
+
+def test_session_key_of_kerberos_is_the_acceptors(wine, acceptor, realm, ticket):
+    server = acceptor("krb5", key=True)
+    job = to_acceptor(server, package="Kerberos", keep="key")
+    [report] = wine([job], ticket(realm, "alice"))
+    [seen] = servers.results(server, 1)
+    assert seen["user"] == "alice@LAB.TEST"
+    if windows.wine_version() >= (10,):
+        assert len(report["key"]) == 64 and seen["key"] == report["key"]
+    else:
+        assert report["error"][:2] == ["SEC_E_UNSUPPORTED_FUNCTION",
+                                       "QueryContextAttributesW"]
+
+
 def test_wine_cannot_seal_when_it_is_kerberos(wine, acceptor, realm, ticket):
-    # When Wine can, this fails, and sealing is to be tested against MIT's library.
+    # When Wine can, this fails, and RightLayout may go.
     server = acceptor("krb5", echo="wrap")
     job = to_acceptor(server, package="Kerberos", how="seal")
     [report] = wine([job], ticket(realm, "alice"))

@@ -135,6 +135,9 @@ def test_it_says_that_there_is_no_ticket(diagnose, windows_python, no_ticket):
 
 def test_it_says_that_nobody_is_logged_on_for_negotiate(diagnose, no_ticket):
     status, facts = diagnose(no_ticket, SPN)
+    if windows.wine_version() >= (10,):  # it notices in the second leg, never made here
+        assert (status, facts["first token"][0][:14]) == (0, "NTLM NEGOTIATE")
+        return
     [error] = facts["error"]
     assert status == 1 and "SEC_E_NO_CREDENTIALS (0x8009030E)" in error
     assert f"[package Negotiate, target {SPN}, leg 1]" in error

@@ -19,10 +19,12 @@ the Wine prefix and 30 MB for each CPython. What is damaged, half built or built
 to another recipe is built again; the whole folder may be deleted at any time.
 Left running: nothing. No window opens and no DISPLAY is needed.
 
-Wine is not Windows. What a test on it must know (Wine 8.0):
+Wine is not Windows. What a test on it must know (Wine 8.0 and 10.0):
 
 - NTLM runs ntlm_auth (package winbind), Kerberos is the host's libgssapi with
   the host's KRB5_CONFIG and KRB5CCNAME. Negotiate is raw NTLM without a ticket.
+- A Kerberos logon with explicit credentials overwrites the credential cache that
+  KRB5CCNAME names. So each program gets one of its own, unless it is given one.
 - CPython starts only if stdin, stdout and stderr are pipes; popen() sees to it.
 - The CPython is python.org's embeddable one: no tkinter, no venv, no test
   package, and of the PYTHON* variables it is given PYTHONPATH alone.
@@ -36,12 +38,14 @@ import ctypes.util
 import fcntl
 import functools
 import importlib.util
+import itertools
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -116,7 +120,7 @@ def _installed(package):
 
 def _require_programs():
     lacking = []
-    if not (_wine_version() and shutil.which("wineserver")):
+    if not (_wine_version() and _wineserver()):
         lacking += ["wine", "wine64"]
     if not shutil.which("ntlm_auth"):
         lacking += ["winbind"]
@@ -128,6 +132,21 @@ def _require_programs():
             f"{names} not found; as root: python {sys.argv[0]} --install --setup-only"
             f" (or apt-get install --no-install-recommends {names})"
         )
+
+
+def wine_version():
+    """Return the numbers of Wine's version, (8, 0) for instance; () without Wine."""
+    numbers = _wine_version().partition("-")[2].partition(" ")[0]
+    return tuple(int(number) for number in numbers.split(".") if number.isdigit())
+
+
+@functools.lru_cache(maxsize=None)
+def _wineserver():
+    """Return the path of wineserver, which newer packages keep off PATH, or None."""
+    places = ("/usr/lib/wine/wineserver64", "/usr/lib/wine/wineserver")
+    beside = sorted(map(str, Path("/usr/lib").glob("*/wine/wineserver")))
+    found = filter(None, map(shutil.which, ("wineserver", *places, *beside)))
+    return next(found, None)
 
 
 @functools.lru_cache(maxsize=None)
@@ -219,12 +238,16 @@ def _say(text):
 # -- Wine ----------------------------------------------------------------------
 
 
+# SSPI_CLIENT_ switches: what they require is on the host, not in Windows.
+LEAKING = ("PYTHON", "PYTEST", "WINE", "LC_", "DISPLAY", "KRB5", "SSPI_CLIENT_")
+
+
 def _environment(prefix):
     """Return the host's environment, less what would leak into Windows."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "PYTEST", "WINE", "LC_", "DISPLAY"))
+        if not name.startswith(LEAKING)
     }
     return dict(
         kept,
@@ -283,7 +306,7 @@ def _stop(prefix):
     """End everything that runs in the prefix, and wait until it has ended."""
     for order in ("-k", "-w"):
         subprocess.run(
-            ["wineserver", order], env=_environment(prefix), stdin=DEVNULL,
+            [_wineserver(), order], env=_environment(prefix), stdin=DEVNULL,
             stdout=DEVNULL, stderr=DEVNULL,
         )
 
@@ -316,8 +339,8 @@ class Python(NamedTuple):
 
     def popen(self, arguments, env=None, **options):
         """Start python.exe with pipes; env [str to str] adds to the host's."""
-        path = {"PYTHONPATH": windows_path(ROOT)}
-        environment = {**_environment(PREFIX), **path, **(env or {})}
+        own = {"PYTHONPATH": windows_path(ROOT), "KRB5CCNAME": _new_ccache()}
+        environment = {**_environment(PREFIX), **own, **(env or {})}
         command = [self.folder / "python.exe", *arguments]
         return _open_wine(PREFIX, command, env=environment, **options)
 
@@ -336,6 +359,18 @@ class Python(NamedTuple):
         return subprocess.CompletedProcess(
             process.args, process.returncode, output, errors
         )
+
+
+@functools.lru_cache(maxsize=None)
+def _ccaches():
+    folder = tempfile.TemporaryDirectory(prefix="wine-tickets-")
+    atexit.register(folder.cleanup)
+    return (Path(folder.name) / str(number) for number in itertools.count())
+
+
+def _new_ccache():
+    """Return the KRB5CCNAME of a credential cache that nobody has used."""
+    return f"FILE:{next(_ccaches())}"
 
 
 def windows_path(path):
@@ -388,8 +423,8 @@ def _fill_python(version, folder):
     _wine(PREFIX, folder / "python.exe", "-m", "compileall", "-q", packages)
 
 
-def _pip_install(folder, arguments):
-    options = ["--quiet", "--no-deps", "--no-compile", "--upgrade", "--target"]
+def _pip_install(folder, arguments, how="--no-deps"):
+    options = ["--quiet", how, "--no-compile", "--upgrade", "--target"]
     _fetch(
         [sys.executable, "-m", "pip", "install", *options, str(folder), *arguments],
         f"{arguments[-1]} could not be fetched; is the network there, and does"
