@@ -608,7 +608,8 @@ class Identity(_NotCopied):
             that this machine does not have; otherwise as Identity().
         """
         _expect("code_page", code_page, "int", type(code_page) is int)
-        for kind in type(user), type(password), bytes if domain is None else type(domain):
+        kinds = [type(user), type(password)] + [type(domain)] * (domain is not None)
+        for kind in kinds:
             if not issubclass(kind, bytes):
                 raise TypeError(f"each part must be bytes, not {kind.__name__}")
         if _decode_ansi(b"x", code_page) is None:
@@ -2285,7 +2286,7 @@ def _check_shared(
     never = not credential._allow_ntlm or _same_package(credential.package, KERBEROS)
     for what, contradicts in (
         ("identity", identity is not None),
-        ("package", package is not None and not _same_package(package, credential.package)),
+        ("package", package and not _same_package(package, credential.package)),
         ("allow_ntlm", not (allow_ntlm or never)),
         ("secur32", secur32 not in (None, credential._shared.secur32)),
     ):
