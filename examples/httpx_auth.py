@@ -613,13 +613,43 @@ def _as_transport_errors(request: httpx.Request) -> Iterator[None]:
             "that, and name it as the proxy", request=request) from reason
 
 
+class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A whole body in one part.
+
+    Not httpx.ByteStream: as an asynchronous one it is a generator, and a server that
+    hangs up in mid-body leaves it unfinished, of which asyncio and trio complain.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([self._body])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Parts([self._body])
+
+
+class _Parts:
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    def __aiter__(self) -> _Parts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
 def _buffered(request: httpx.Request, body: bytes) -> httpx.Request:
     """Return a copy that can be sent again, and again, whatever the body was."""
     headers = request.headers.copy()
     if "Content-Length" in headers:  # httpx says the whole of a file that is half read
         headers["Content-Length"] = str(len(body))
     whole = _copy(request, headers)
-    whole.stream = httpx.ByteStream(body)
+    whole.stream = _Body(body)
     return whole
 
 
