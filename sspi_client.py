@@ -487,6 +487,8 @@ def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> 
         handles.report_if_dropped()
         handles.close()
         _annotate(reason, request.package, request.target, leg or None)
+        if isinstance(reason, SspiError) and reply is not None:
+            reason._hint = _refusal(reply, reason.hint)
         if isinstance(reason, SspiError) and request.refuses_ntlm:
             reason.token = b"" if _NTLMSSP in reason.token else reason.token
         raise
@@ -2057,6 +2059,26 @@ def _system_text(status: int) -> str:
 
 # -- 12. Names of tokens -------------------------------------------------------
 # May touch: bytes only, which come from the network and are not trusted.
+
+
+#: RFC 4120 7.5.9, what people meet -> what it means.
+_KERBEROS_ERRORS = {
+    "7": "the server does not know this SPN",
+    "32": "the ticket has expired",
+    "35": "the ticket is for another service",
+    "37": "the clocks differ too much",
+    "41": "the message was changed",
+}
+
+
+def _refusal(reply: bytes, hint: str) -> str:
+    """Add to *hint* what the server said, if its reply was a refusal."""
+    said = mechanism(reply)
+    if "(reject)" not in said and "KRB-ERROR" not in said:
+        return hint
+    meaning = _KERBEROS_ERRORS.get(said.rpartition("KRB-ERROR ")[2], "")
+    said += f", {meaning}" if meaning else ""
+    return f"The server refused: {said}. {hint}".rstrip()
 
 
 def mechanism(token: Buffer) -> str:

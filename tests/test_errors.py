@@ -544,3 +544,35 @@ def test_explain_takes_a_status_as_it_is_found(capsys, word):
 def test_explain_says_that_zero_is_success(capsys):
     assert sspi_client.main(["explain", "0"]) == 0
     assert capsys.readouterr().out == "SEC_E_OK (0x00000000, 0)\nSuccess.\n"
+
+
+# What the server said
+
+
+def reject(inner=b""):
+    """A NegTokenResp that rejects, RFC 4178 4.2.2, with a responseToken."""
+    state = bytes.fromhex("a0030a0102")
+    token = b"\xa2" + bytes([len(inner) + 2, 4, len(inner)]) + inner if inner else b""
+    body = state + token
+    return b"\xa1" + bytes([len(body) + 2, 0x30, len(body)]) + body
+
+
+KRB_ERROR = bytes.fromhex("7e11300fa003020105a10302011ea603020125")  # 37
+
+
+@pytest.mark.parametrize(
+    "reply, told",
+    [
+        (reject(), "SPNEGO NegTokenResp (reject). "),
+        (reject(KRB_ERROR), "SPNEGO NegTokenResp (reject): Kerberos KRB-ERROR 37, the "
+         "clocks differ too much. "),
+    ],
+    ids=["bare", "with-an-error"],
+)  # fmt: skip
+def test_hint_tells_that_the_server_refused(fake, reply, told):
+    error = refusal(fake, [reply])
+    assert error.hint.startswith(f"The server refused: {told}")
+
+
+def test_hint_of_a_reply_that_is_no_refusal_says_nothing_of_it(fake):
+    assert "refused: " not in refusal(fake, [b"rubbish"]).hint

@@ -138,7 +138,7 @@ def test_calls_go_down_within_a_section_too():
 
 
 def test_a_logon_runs_nothing_behind_the_abi_but_the_texts_of_its_errors():
-    texts = {"_STATUS_NAMES", "_explanation", "_system_text"}
+    texts = {"_STATUS_NAMES", "_explanation", "_system_text", "_refusal"}
     behind = sorted(
         f"line {line}: {name}"
         for line, name, defined in uses()
@@ -156,7 +156,7 @@ def test_the_file_keeps_its_budgets():
     http = starts[COMMAND_LINE] - starts[HTTP]
     assert starts[ABI + 1] - 1 <= 1900
     assert http <= 200
-    assert CUT - 1 - http <= 2320
+    assert CUT - 1 - http <= 2340
     assert len(LINES) - CUT <= 2100
 
 
