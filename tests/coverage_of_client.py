@@ -18,12 +18,13 @@ CUT = next(n for n, line in enumerate(SOURCE, 1) if line.startswith("# 8<"))
 #: The first line of each block that is not counted -> why.
 EXCLUDED = {
     r"if TYPE_CHECKING:": "for type checkers, never run",
-    r"@_prototype": "declarations, never called",
+    r"-> SECURITY_STATUS: \.\.\.": "declarations, never called",
     r"if sys.platform == .win32.:": "needs Windows; run by the suite under Wine",
     r"dll = ctypes.WinDLL": "needs the DLL; run by the suite under Wine",
     r"for name, .restype, .argtypes. in PROTOTYPES.items": "needs the DLL, as above",
     r"text = ctypes.FormatError": "needs Windows, as above",
     r"return .. if text == ": "needs Windows, as above",
+    r"if not statuses:": "false between two opcodes alone, as interrupt.py shows",
     r"if __name__ == .__main__.:": "run in a process of its own by test_shape.py",
 }
 
@@ -38,6 +39,7 @@ def main() -> int:
         run = [*where, "--branch", f"--include={ROOT / 'sspi_client.py'}"]
         # Tests that bound the time a hostile token takes: tracing takes far longer.
         suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not to_hurt"]
+        suite += ["--ignore=tests/test_interrupt.py"]  # it traces for itself
         subprocess.run([*coverage, "run", *run, *suite], cwd=ROOT, check=True)
         report = Path(folder, "json")
         subprocess.run([*coverage, "json", "-q", *where, "-o", report], check=True)

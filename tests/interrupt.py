@@ -141,13 +141,14 @@ def interrupted(scenario, reason, nth):
         if GRAIN == "opcode":
             # From 3.12 on settrace() looks whether anybody has ever wanted opcodes.
             sys._getframe().f_trace_opcodes = True
+        before_us = sys.gettrace()
         sys.settrace(trace)
         try:
             scenario(fake, opened)
         except (reason, RuntimeError):  # a finalizer that was interrupted is no news
             pass
         finally:
-            sys.settrace(None)
+            sys.settrace(before_us)
         before = alive(fake)
         while opened:
             opened.pop().close()

@@ -214,3 +214,13 @@ def test_state_that_is_written_is_noticed(code):
     assert "CHANGED" in run(
         STATE.replace("after = state()", f"{code}\nafter = state()")
     )
+
+
+def test_one_secur32_serves_the_whole_process(fake, mocker):
+    made = mocker.patch.object(sspi_client, "Secur32", side_effect=lambda: fake)
+    for _ in range(3):
+        sspi_client.packages()
+        flow = sspi_client.authenticate(KERBEROS_SPN)
+        next(flow)
+        flow.close()
+    assert made.call_count == 1
