@@ -27,6 +27,7 @@ SIZES = {
     "SecPkgContext_NamesW": (8, 4),
     "SecPkgContext_SessionKey": (16, 8),
     "SecPkgContext_NegotiationInfoW": (16, 8),
+    "SecPkgContext_KeyInfoW": (32, 20),
 }
 WIDTHS = ("x64", "x86")
 COMPILERS = {"x64": "x86_64-w64-mingw32-gcc", "x86": "i686-w64-mingw32-gcc"}
