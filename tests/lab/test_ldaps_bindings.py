@@ -15,9 +15,7 @@ import servers
 import sspi_client
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-# The example that logs on to LDAP, and what lets it do so inside TLS.
-EXAMPLE = "ldap_whoami"
-INSIDE_TLS = ["--tls"]
+EXAMPLE = "ldap_search"  # the example that logs on to LDAP
 
 OTHER_BINDINGS = "tls-server-end-point:2"
 # winerror.h, SEC_E_BAD_BINDINGS: so Samba's diagnosis begins.
@@ -58,8 +56,8 @@ def test_samba_says_otherwise_when_it_is_the_password(binding_samba):
 
 # -- The example ---------------------------------------------------------------
 
-@pytest.fixture
-def example(samba, monkeypatch, capsys):
+@pytest.fixture(params=["ldaps", "start"])
+def example(request, samba, monkeypatch, capsys):
     """A function that runs the example as bob; bindings(right) returns what it gives.
 
     It returns the example's word, None if all went well, and what it printed.
@@ -83,8 +81,8 @@ def example(samba, monkeypatch, capsys):
         monkeypatch.setattr(sspi_client, "authenticate", by_ntlm)
         fake = sspi_client.FakeSecur32(
             sspi_client.FakeDomain(samba.netbios, samba.users))
-        said = module.main(["localhost", "--user", samba.netbios + "\\bob", *INSIDE_TLS,
-                            "--ca", str(samba.certificate)], fake)
+        said = module.main(["localhost", "--user", samba.netbios + "\\bob", "--tls", request.param,
+                            "--package", "NTLM", "--ca", str(samba.certificate)], fake)
         fake.assert_clean()
         return said, capsys.readouterr().out
 
