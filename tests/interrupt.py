@@ -42,8 +42,8 @@ MAY_LOSE = (
     "_free_buffer",  # the call that gives it back
     "drive",  # the Context, between the flow's end and the caller
 )  # fmt: skip
-# PyPy traces lines alone; CPython before 3.10 crashes (seen on 3.9.18, and on 3.8.10 for
-# Windows) when a trace function raises between the opcodes that end an except block.
+# PyPy traces lines alone; CPython before 3.10 crashes (seen on 3.9.18, and on Windows'
+# 3.8.10) when a trace function raises between the opcodes that end an except block.
 LINES_ALONE = sys.implementation.name != "cpython" or sys.version_info < (3, 10)
 GRAIN = "line" if LINES_ALONE else "opcode"
 

@@ -81,8 +81,9 @@ def example(request, samba, monkeypatch, capsys):
         monkeypatch.setattr(sspi_client, "authenticate", by_ntlm)
         fake = sspi_client.FakeSecur32(
             sspi_client.FakeDomain(samba.netbios, samba.users))
-        said = module.main(["localhost", "--user", samba.netbios + "\\bob", "--tls", request.param,
-                            "--package", "NTLM", "--ca", str(samba.certificate)], fake)
+        said = module.main(
+            ["localhost", "--user", samba.netbios + "\\bob", "--tls", request.param,
+             "--package", "NTLM", "--ca", str(samba.certificate)], fake)
         fake.assert_clean()
         return said, capsys.readouterr().out
 
