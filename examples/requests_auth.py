@@ -300,8 +300,12 @@ class SspiConnection(Base):
                 self._end(done.value, legs)
                 self._cookies.hand_over(_inner(answer))
                 return answer
-            self._make_free(_inner(answer), first=legs == 0)
-            self._cookies.take(_inner(answer))
+            try:
+                self._make_free(_inner(answer), first=legs == 0)
+                self._cookies.take(_inner(answer))
+            except BaseException:
+                held.clear()  # or this frame would show a token
+                raise
             self._send(held.pop())  # if that raises, this frame holds no token
             self.sock.settimeout(patience)
             answer, legs = super().getresponse(), legs + 1
