@@ -388,7 +388,7 @@ def test_proof_of_one_host_does_not_serve_another_behind_one_proxy(first):
         return wants_a_logon(request, line)
 
     with http_outcomes.world(Driver, services=["HTTP/a.test"]) as here:
-        proxy = here.serve(behave)
+        proxy = wants_a_logon.site = here.serve(behave)
         adapter = requests_auth.SspiAdapter(
             secur32=here.fake, hosts=["a.test", "b.test"],
             require=2,  # ISC_RET.MUTUAL_AUTH
