@@ -201,7 +201,11 @@ def run(job):
     if job["adapter"] == "httpx":
         return by_httpx(job, backend)
     ways = {"httpx async": by_async_httpx, "aiohttp": by_aiohttp}
-    return asyncio.run(ways[job["adapter"]](job, backend))
+    done = asyncio.run(ways[job["adapter"]](job, backend))
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(PATIENCE)  # a cancelled leg ends there, and closes its flow
+    return done
 
 
 if __name__ == "__main__":
