@@ -105,45 +105,27 @@ class _Bits(IntFlag):
 class ISC_REQ(_Bits):
     """What a flow may ask SSPI for: sspi.h, ISC_REQ_*. Other bits may be added."""
 
-    DELEGATE = 0x00000001
-    MUTUAL_AUTH = 0x00000002
-    REPLAY_DETECT = 0x00000004
-    SEQUENCE_DETECT = 0x00000008
-    CONFIDENTIALITY = 0x00000010
-    USE_SESSION_KEY = 0x00000020
-    ALLOCATE_MEMORY = 0x00000100
-    USE_DCE_STYLE = 0x00000200
-    CONNECTION = 0x00000800
-    EXTENDED_ERROR = 0x00004000
-    INTEGRITY = 0x00010000
-    IDENTIFY = 0x00020000
-    NO_INTEGRITY = 0x00800000
+    DELEGATE, MUTUAL_AUTH, REPLAY_DETECT, SEQUENCE_DETECT = 0x1, 0x2, 0x4, 0x8
+    CONFIDENTIALITY, USE_SESSION_KEY, ALLOCATE_MEMORY = 0x10, 0x20, 0x100
+    USE_DCE_STYLE, CONNECTION, EXTENDED_ERROR = 0x200, 0x800, 0x4000
+    INTEGRITY, IDENTIFY, NO_INTEGRITY = 0x10000, 0x20000, 0x800000
 
 
 class ISC_RET(_Bits):
     """What SSPI granted: sspi.h, ISC_RET_*. Unknown bits are kept."""
 
-    DELEGATE = 0x00000001
-    MUTUAL_AUTH = 0x00000002
-    REPLAY_DETECT = 0x00000004
-    SEQUENCE_DETECT = 0x00000008
-    CONFIDENTIALITY = 0x00000010
-    USE_SESSION_KEY = 0x00000020
-    ALLOCATED_MEMORY = 0x00000100
-    USED_DCE_STYLE = 0x00000200
-    CONNECTION = 0x00000800
-    EXTENDED_ERROR = 0x00004000
-    INTEGRITY = 0x00010000
-    IDENTIFY = 0x00020000
-    NULL_SESSION = 0x00040000
+    DELEGATE, MUTUAL_AUTH, REPLAY_DETECT, SEQUENCE_DETECT = 0x1, 0x2, 0x4, 0x8
+    CONFIDENTIALITY, USE_SESSION_KEY, ALLOCATED_MEMORY = 0x10, 0x20, 0x100
+    USED_DCE_STYLE, CONNECTION, EXTENDED_ERROR = 0x200, 0x800, 0x4000
+    INTEGRITY, IDENTIFY, NULL_SESSION = 0x10000, 0x20000, 0x40000
 
 
 #: MUTUAL_AUTH, REPLAY_DETECT, SEQUENCE_DETECT, CONFIDENTIALITY, INTEGRITY
 DEFAULT_FLAGS = ISC_REQ(0x0001001E)
 
 # The same bits as plain integers: arithmetic on an IntFlag is ten times slower.
-_DELEGATE, _MUTUAL_AUTH = 0x00000001, 0x00000002
-_CONFIDENTIALITY, _INTEGRITY, _NULL_SESSION = 0x00000010, 0x00010000, 0x00040000
+_DELEGATE, _MUTUAL_AUTH, _CONFIDENTIALITY = 0x1, 0x2, 0x10
+_INTEGRITY, _NULL_SESSION = 0x10000, 0x40000
 
 
 class Token(bytes):
@@ -280,11 +262,7 @@ def _same_package(package: str, known: str) -> bool:
 
 def _printable(text: str) -> str:
     """Escape what a terminal or a log must not get: line ends, ESC, surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 # -- 4. The flow ---------------------------------------------------------------
@@ -327,15 +305,12 @@ def authenticate(
     """
     _check_credential(identity, package, allow_ntlm)
     request = _Request(target, package, flags, require, channel_bindings, allow_ntlm)
-    handles = _Handles(_SharedCredential(_backend(secur32)))
+    shared = _SharedCredential(_backend(secur32))
 
     def acquire() -> None:
-        handles.credential.acquire(package, identity, allow_ntlm)
+        shared.acquire(package, identity, allow_ntlm)
 
-    return handles.watch(_flow(request, handles, acquire), _DROPPED)
-
-
-_DROPPED = "a flow was dropped in the middle of its handshake"
+    return _start(request, shared, acquire)
 
 
 def drive(
@@ -405,8 +380,7 @@ class Credential(_Owner):
         options = flags, require, channel_bindings, self._allow_ntlm
         request = _Request(target, self.package, *options)
         self._check_open()
-        handles = _Handles(self._shared)
-        return handles.watch(_flow(request, handles, self._check_open), _DROPPED)
+        return _start(request, self._shared, self._check_open)
 
     @property
     def user(self) -> str:
@@ -466,6 +440,14 @@ class _Request:
             )
 
 
+def _start(
+    request: _Request, shared: _SharedCredential, acquire: Callable[[], None]
+) -> Flow:
+    handles = _Handles(shared)
+    dropped = "a flow was dropped in the middle of its handshake"
+    return handles.watch(_flow(request, handles, acquire), dropped)
+
+
 def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> Flow:
     leg, reply = 0, None
     try:
@@ -474,8 +456,9 @@ def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> 
         while True:
             leg += 1
             token = handles.step(request, reply)
-            if request.refuses_ntlm:
-                _refuse_ntlm(token)
+            if request.refuses_ntlm and _NTLMSSP in token:
+                hint = _NTLM_FORBIDDEN
+                raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
             if token.final:
                 break
             reply = _checked_reply((yield token), token)
@@ -487,10 +470,11 @@ def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> 
         handles.report_if_dropped()
         handles.close()
         _annotate(reason, request.package, request.target, leg or None)
-        if isinstance(reason, SspiError) and reply is not None:
-            reason._hint = _refusal(reply, reason.hint)
-        if isinstance(reason, SspiError) and request.refuses_ntlm:
-            reason.token = b"" if _NTLMSSP in reason.token else reason.token
+        if isinstance(reason, SspiError):
+            if reply is not None:
+                reason._hint = _refusal(reply, reason.hint)
+            if request.refuses_ntlm and _NTLMSSP in reason.token:
+                reason.token = b""
         raise
 
 
@@ -503,46 +487,33 @@ def _checked_reply(reply: bytes | None, token: bytes) -> bytes:
     reply = bytes(reply or b"")
     if reply and reply != token:
         return reply
-    echoed, reply = bool(reply), None
-    hint = (
-        "The reply is our own last token: the transport echoed it, or the wrong "
-        "variable was sent back."
-    )
-    if not echoed:
-        hint = (
-            "The peer sent no token, and the handshake is not finished: it refused us "
-            "(with NTLM usually the password), or it does not speak this package. Or "
-            "next() was called twice, or drive() got a flow that had begun."
-        )
+    hint, reply = _ECHO if reply else _NO_REPLY, None
     raise SspiError(SEC_E_INVALID_TOKEN, "authenticate", hint=hint)
 
 
-def _refuse_ntlm(token: bytes) -> None:
-    if _NTLMSSP in token:
-        hint = (
-            "NTLM was about to be used, and allow_ntlm=False or require=MUTUAL_AUTH "
-            "forbids it; no NTLM was sent. Kerberos was unavailable: check the SPN "
-            "(setspn -Q SPN) and the ticket (klist)."
-        )
-        raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
+_NTLM_FORBIDDEN = (
+    "NTLM was about to be used, and allow_ntlm=False or require=MUTUAL_AUTH forbids it; "
+    "no NTLM was sent. Kerberos was unavailable: check the SPN (setspn -Q SPN) and the "
+    "ticket (klist)."
+)
+_ECHO = (
+    "The reply is our own last token: the transport echoed it, or the wrong variable "
+    "was sent back."
+)
+_NO_REPLY = (
+    "The peer sent no token, and the handshake is not finished: it refused us (with "
+    "NTLM usually the password), or it does not speak this package. Or next() was "
+    "called twice, or drive() got a flow that had begun."
+)
 
 
 def _check_granted(handles: _Handles, request: _Request) -> None:
-    """Raise unless SSPI granted what the flow requires.
-
-    A null session satisfies nothing: nobody is logged on in it.
-    """
-    if not request.require:
-        return
-    granted = handles.attributes()
-    if request.require & granted & _MUTUAL_AUTH and not handles.is_mutual():
-        granted &= ~_MUTUAL_AUTH
-    missing = request.require & ~granted
-    if granted & _NULL_SESSION:
+    """Raise unless SSPI granted what the flow requires."""
+    missing = request.require & ~handles.granted(request.require)
+    if request.require and handles.attributes() & _NULL_SESSION:  # nobody is logged on
         hint = f"{ISC_RET(request.require)} was required; this is a null session."
     elif missing:
-        package = handles.negotiated() or request.package
-        package = _printable(package)
+        package = _printable(handles.negotiated() or request.package)
         hint = f"{package} did not grant {ISC_RET(missing)}, which was required."
     else:
         return
@@ -856,10 +827,7 @@ class Context(_Owner):
     def flags(self) -> ISC_RET:
         """What SSPI granted. MUTUAL_AUTH is among it only if the negotiated package
         can keep it; after close() that cannot be asked, and it is left out."""
-        granted = self._handles.attributes()
-        if granted & _MUTUAL_AUTH and not self._handles.is_mutual():
-            granted &= ~_MUTUAL_AUTH
-        return ISC_RET(granted)
+        return ISC_RET(self._handles.granted(0xFFFFFFFF))
 
     @property
     def expires(self) -> datetime | None:
@@ -1046,15 +1014,17 @@ class _Handles(_NotCopied):
                 pass
         return self._package
 
-    def is_mutual(self) -> bool:
-        """Whether a granted MUTUAL_AUTH is worth anything.
+    def granted(self, wanted: int) -> int:
+        """Those of the *wanted* bits that were granted and are worth something.
 
-        Windows grants the bit to NTLM too, which cannot prove who the server is
+        Windows grants MUTUAL_AUTH to NTLM too, which cannot prove who the server is
         (dotnet/runtime#131192). "Negotiate" names no package that could.
         """
-        package = self.negotiated()
-        doubtful = any(_same_package(package, name) for name in (NTLM, NEGOTIATE))
-        return bool(package) and not doubtful
+        granted = wanted and self.attributes() & wanted
+        if granted & _MUTUAL_AUTH:
+            if self.negotiated().lower() in ("", "ntlm", "negotiate"):
+                granted &= ~_MUTUAL_AUTH
+        return granted
 
     def watch(self, owner: Result, what: str) -> Result:
         """Make *owner* the one owner of this, who is reported if it forgets it."""
