@@ -208,18 +208,6 @@ def _annotate(error: BaseException, package: str, *where: Any) -> None:
         error.package, (error.target, error.leg) = package, [*where, None, None][:2]
 
 
-class Package:
-    """A security package: its name, what the system says about it, the length of its
-    longest token [bytes], and its capabilities: sspi.h, SECPKG_FLAG_*."""
-
-    def __init__(self, name: str, comment: str, max_token: int, capabilities: int):
-        self.name, self.comment = name, comment
-        self.max_token, self.capabilities = max_token, capabilities
-
-    def __repr__(self) -> str:
-        return f"<Package {_printable(self.name)}, tokens to {self.max_token} bytes>"
-
-
 class _NotCopied:
     """Base of what holds a secret or a handle, which a copy would share."""
 
@@ -305,12 +293,15 @@ def authenticate(
     """
     _check_credential(identity, package, allow_ntlm)
     request = _Request(target, package, flags, require, channel_bindings, allow_ntlm)
-    shared = _SharedCredential(_backend(secur32))
+    handles = _Handles(_SharedCredential(_backend(secur32)))
 
     def acquire() -> None:
-        shared.acquire(package, identity, allow_ntlm)
+        handles.credential.acquire(package, identity, allow_ntlm)
 
-    return _start(request, shared, acquire)
+    return handles.watch(_flow(request, handles, acquire), _DROPPED)
+
+
+_DROPPED = "a flow was dropped in the middle of its handshake"
 
 
 def drive(
@@ -380,7 +371,8 @@ class Credential(_Owner):
         options = flags, require, channel_bindings, self._allow_ntlm
         request = _Request(target, self.package, *options)
         self._check_open()
-        return _start(request, self._shared, self._check_open)
+        handles = _Handles(self._shared)
+        return handles.watch(_flow(request, handles, self._check_open), _DROPPED)
 
     @property
     def user(self) -> str:
@@ -407,14 +399,6 @@ class Credential(_Owner):
         return f"<Credential {_printable(self.package)}{state}>"
 
 
-def packages(secur32: object = None) -> list[Package]:
-    """List the security packages of this machine.
-
-    Raises: SspiError; OSError off Windows without *secur32*.
-    """
-    return _enumerate(_backend(secur32))
-
-
 class _Request:
     """What one flow asks for, checked."""
 
@@ -438,14 +422,6 @@ class _Request:
                 "package NTLM with allow_ntlm=False or require=MUTUAL_AUTH: NTLM "
                 "cannot prove who the server is"
             )
-
-
-def _start(
-    request: _Request, shared: _SharedCredential, acquire: Callable[[], None]
-) -> Flow:
-    handles = _Handles(shared)
-    dropped = "a flow was dropped in the middle of its handshake"
-    return handles.watch(_flow(request, handles, acquire), dropped)
 
 
 def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> Flow:
@@ -560,10 +536,11 @@ class Identity(_NotCopied):
                 "the user name has a domain of its own: leave out domain for "
                 "'CORP\\alice' and for 'alice@corp.example.com'"
             )
-        flaw = _flaw(user, "user") or _flaw(domain, "domain")
+        flaw = "" if user else "the user name is empty"
+        flaw = flaw or _flaw(user, "user") or _flaw(domain, "domain")
         flaw = flaw or _flaw(password, "password")
-        if flaw or not user:
-            raise ValueError(flaw or "the user name is empty")
+        if flaw:
+            raise ValueError(flaw)
         self.user, self.domain, self._password = user, domain, password
 
     @classmethod
@@ -581,19 +558,16 @@ class Identity(_NotCopied):
             that this machine does not have; otherwise as Identity().
         """
         _expect("code_page", code_page, "int", type(code_page) is int)
-        kinds = [type(user), type(password)] + [type(domain)] * (domain is not None)
-        for kind in kinds:
+        for kind in type(user), type(password), type(b"" if domain is None else domain):
             if not issubclass(kind, bytes):
                 raise TypeError(f"each part must be bytes, not {kind.__name__}")
         if _decode_ansi(b"x", code_page) is None:
             raise ValueError(f"this machine has no code page {code_page}")
-        names = [_decode_ansi(user, code_page), _decode_ansi(domain or b"", code_page)]
-        if None in names or _decode_ansi(password, code_page) is None:
+        name, realm = (_decode_ansi(part or b"", code_page) for part in (user, domain))
+        if None in (name, realm, _decode_ansi(password, code_page)):
             raise ValueError(f"bytes that mean nothing in code page {code_page}")
-        return cls(
-            names[0] or "", _decode_ansi(password, code_page) or "",
-            None if domain is None else names[1],
-        )
+        realm = None if domain is None else realm
+        return cls(name or "", _decode_ansi(password, code_page) or "", realm)
 
     def __repr__(self) -> str:
         return f"Identity({self.user!r}, ..., {self.domain!r})"
@@ -614,7 +588,10 @@ def spn(service: str, host: str, port: int | None = None) -> str:
         if "://" in part:
             raise ValueError(f"{label} is a URL; give its host name alone")
     address = _ipv6_address(host)
-    name = address or _a_label(host)
+    try:
+        name = address or (host if host.isascii() else host.encode("idna").decode())
+    except UnicodeError:
+        raise ValueError("host is no name that DNS could have") from None
     for label, part in ("service", service), ("host", name):
         marks = "/@\\,[]" + ("" if part is address else ":")
         if not part or any(c in marks or c.isspace() or c == "\0" for c in part):
@@ -635,17 +612,9 @@ def _ipv6_address(host: str) -> str:
     bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
     address = bare.partition("%")[0]
     try:
-        ipaddress.IPv6Address(address)
+        return address if ipaddress.IPv6Address(address) else ""
     except ValueError:
         return ""
-    return address
-
-
-def _a_label(host: str) -> str:
-    try:
-        return host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError:
-        raise ValueError("host is no name that DNS could have") from None
 
 
 def _split_user(user: str | bytes) -> tuple[str | bytes, str | bytes]:
@@ -669,17 +638,15 @@ def _check_kinds(user: type, password: type, domain: type) -> None:
             "a user name without a password: Windows has no kinit. Give both, or pass "
             "no Identity for the user who is logged on"
         )
-    kind = bytes if issubclass(user, bytes) else str
-    if domain is type(None):
-        domain = kind
+    domain = user if domain is type(None) else domain
     for label, given in ("user", user), ("password", password), ("domain", domain):
         if not issubclass(given, (str, bytes)):
             raise TypeError(f"{label} must be str or bytes, not {given.__name__}")
-        if not issubclass(given, kind):
+        if issubclass(given, bytes) != issubclass(user, bytes):
             raise TypeError("user, password and domain must be all str or all bytes")
 
 
-def _decode_ansi(password: bytes, code_page: int) -> str | None:
+def _decode_ansi(password: Any, code_page: int) -> str | None:
     """Decode, or return None. Never raises: an exception would hold the bytes."""
     import codecs
 
@@ -692,12 +659,9 @@ def _decode_ansi(password: bytes, code_page: int) -> str | None:
             return password.decode(codec)
         # Python leaves holes in these pages; from 0x80 to 0x9F Windows fills them
         # with the C1 control of that number.
-        octets = [password[i : i + 1] for i in range(len(password))]
-        lenient = [b"\x80" <= octet <= b"\x9f" for octet in octets]
-        return "".join(
-            octet.decode(codec, "ignore" if hole else "strict") or chr(octet[0])
-            for octet, hole in zip(octets, lenient)
-        )
+        password = password.decode(codec, "surrogateescape")
+        password = password.translate({0xDC00 + at: at for at in range(0x80, 0xA0)})
+        return password if max(password, default="") < "\ud800" else None
     except (LookupError, OSError, OverflowError, ValueError):  # UnicodeError is one
         return None
 
@@ -711,9 +675,7 @@ def _check_target(target: str) -> None:
     _check_name("target", target)
 
 
-def _check_credential(
-    identity: Identity | None, package: str, allow_ntlm: bool
-) -> None:
+def _check_credential(identity: object, package: str, allow_ntlm: bool) -> None:
     known = identity is None or isinstance(identity, Identity)
     _expect("identity", identity, "Identity", known)
     _expect("package", package, "str", isinstance(package, str))
@@ -757,10 +719,8 @@ def _flaw(password: str | bytes, label: str) -> str:
         return f"{label} holds a NUL, at which SSPI would cut it"
     if label == "password" or _CONTROLS.isdisjoint(password):
         return ""
-    return (
-        f"{label} holds a control character; in Python source a backslash is written "
-        "twice, as in 'CORP\\\\alice'"
-    )
+    advice = "in Python source a backslash is written twice, as in 'CORP\\\\alice'"
+    return f"{label} holds a control character; {advice}"
 
 
 def _ascii(name: str | bytes) -> str:
@@ -1497,22 +1457,6 @@ def _query(
     if status != SEC_E_OK:
         memset(byref(answer), 0, sizeof(answer))  # nothing in it is ours
         raise SspiError(status, function)
-
-
-def _enumerate(secur32: Any) -> list[Package]:
-    count, first = ULONG(0), PSecPkgInfoW()
-    try:
-        status = secur32.EnumerateSecurityPackagesW(count, first)
-        if status != SEC_E_OK:
-            first = PSecPkgInfoW()  # nothing in it is ours
-        _check(status, "EnumerateSecurityPackagesW")
-        _expect_answer(first or not count.value, "EnumerateSecurityPackagesW")
-        return [
-            Package(_text(p.Name), _text(p.Comment), p.cbMaxToken, p.fCapabilities)
-            for p in (first[: count.value] if first else [])
-        ]
-    finally:
-        _free_buffer(secur32, first)
 
 
 def _check(status: int, function: str, token: bytes = b"") -> None:
@@ -2327,9 +2271,42 @@ def _http_entries(values: list[str], scheme: str) -> list[str]:
     return entries
 
 
-# -- 14. The command line ------------------------------------------------------
+# -- 14. Packages and the command line -----------------------------------------
 # May touch: argv, stdout, stderr, and this file, to hash it. It is a user of the
 # rest, and calls up.
+
+
+class Package:
+    """A security package: its name, what the system says about it, the length of its
+    longest token [bytes], and its capabilities: sspi.h, SECPKG_FLAG_*."""
+
+    def __init__(self, name: str, comment: str, max_token: int, capabilities: int):
+        self.name, self.comment = name, comment
+        self.max_token, self.capabilities = max_token, capabilities
+
+    def __repr__(self) -> str:
+        return f"<Package {_printable(self.name)}, tokens to {self.max_token} bytes>"
+
+
+def packages(secur32: object = None) -> list[Package]:
+    """List the security packages of this machine.
+
+    Raises: SspiError; OSError off Windows without *secur32*.
+    """
+    backend, function = _backend(secur32), "EnumerateSecurityPackagesW"
+    count, first = ULONG(0), PSecPkgInfoW()
+    try:
+        status = backend.EnumerateSecurityPackagesW(count, first)
+        if status != SEC_E_OK:
+            first = PSecPkgInfoW()  # nothing in it is ours
+        _check(status, function)
+        _expect_answer(first or not count.value, function)
+        return [
+            Package(_text(p.Name), _text(p.Comment), p.cbMaxToken, p.fCapabilities)
+            for p in (first[: count.value] if first else [])
+        ]
+    finally:
+        _free_buffer(backend, first)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
