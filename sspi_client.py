@@ -44,11 +44,11 @@ serves one connection, in one thread at a time.
 Out of scope: servers, transports, keytabs, smart cards, Schannel.
 
 Sections 3 to 10 are all that a logon runs: 3 vocabulary, 4 the flow,
-5 identities and names, 6 the context, 7 bindings, 8 the steps, 9 the binding,
-10 the ABI. Calls go down the page. Behind them stands what serves people and
-protocols: 11 what a status means, 12 names of tokens, 13 HTTP, 14 the command
-line. A copy that is cut at the line starting with a comment sign and 8< is
-complete.
+5 identities, 6 the context, 7 bindings, 8 the steps, 9 the binding, 10 the ABI.
+Calls go down the page. Behind them stands what serves people and protocols:
+11 what a status means, 12 names of services and tokens, 13 HTTP, 14 packages and
+the command line. A copy that is cut at the line starting with a comment sign and
+8< is complete.
 """
 
 # -- 2. Imports ----------------------------------------------------------------
@@ -190,8 +190,7 @@ class SspiError(Exception):
 
     @property
     def hint(self) -> str:
-        """What it usually means and what to check; else the system's own text, in
-        its language, or an empty string."""
+        """What it usually means and what to check; else the system's own text, or ""."""
         return self._hint or _explanation(self.status) or _system_text(self.status)
 
     def __str__(self) -> str:
@@ -223,6 +222,12 @@ class _Owner(_NotCopied):
     """Base of the public objects that own handles."""
 
     _handles: _Handles
+    _where: tuple[str, ...]  # package and target, for errors
+
+    @property
+    def expires(self) -> datetime | None:
+        """When it expires [local time], None for never or unknown."""
+        return _local_time(self._handles.expiry)
 
     def close(self) -> None:
         """Release what it owns. Closing again does nothing."""
@@ -231,6 +236,14 @@ class _Owner(_NotCopied):
     def _check_open(self) -> None:
         if not self._handles.open:
             raise RuntimeError(f"this {type(self).__name__} is closed")
+
+    def _ask(self, step: Callable[..., Result], handle: Any, *facts: Any) -> Result:
+        self._check_open()
+        try:
+            return step(self._handles.secur32, handle, *facts)
+        except SspiError as refused:
+            _annotate(refused, *self._where)
+            raise
 
     def __enter__(self: Owner) -> Owner:
         return self
@@ -251,6 +264,17 @@ def _same_package(package: str, known: str) -> bool:
 def _printable(text: str) -> str:
     """Escape what a terminal or a log must not get: line ends, ESC, surrogates."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _check_name(label: str, name: str) -> None:
+    flaw = _flaw(name, label)
+    if flaw:
+        raise ValueError(flaw)
+
+
+def _expect(label: str, value: object, kind: str, right: bool) -> None:
+    if not right:
+        raise TypeError(f"{label} must be {kind}, not {type(value).__name__}")
 
 
 # -- 4. The flow ---------------------------------------------------------------
@@ -296,7 +320,7 @@ def authenticate(
     handles = _Handles(_SharedCredential(_backend(secur32)))
 
     def acquire() -> None:
-        handles.credential.acquire(package, identity, allow_ntlm)
+        _acquire(handles.credential, package, identity, allow_ntlm)
 
     return handles.watch(_flow(request, handles, acquire), _DROPPED)
 
@@ -348,13 +372,14 @@ class Credential(_Owner):
         allow_ntlm: bool = True, secur32: object = None,
     ) -> None:
         _check_credential(identity, package, allow_ntlm)
-        self.package, self._allow_ntlm = package, allow_ntlm
+        self.package, self._allow_ntlm, self._where = package, allow_ntlm, (package,)
         self._shared = _SharedCredential(_backend(secur32))
         self._handles = _Handles(self._shared)  # the share that close() gives up
         self._handles.watch(self, "a Credential was never closed")
         try:
             self._handles.join()
-            self._shared.acquire(package, identity, allow_ntlm)
+            expiry = _acquire(self._shared, package, identity, allow_ntlm)
+            self._handles.expiry = expiry
         except BaseException as reason:
             self.close()
             _annotate(reason, package)
@@ -380,19 +405,10 @@ class Credential(_Owner):
         share = _Handles(self._shared)  # so that close() in a thread has to wait
         try:
             share.join()
-            self._check_open()
             facts = SECPKG_CRED_ATTR_NAMES, "QueryCredentialsAttributesW"
-            return _user_name(self._shared.secur32, self._shared.handle, *facts)
-        except SspiError as refused:
-            _annotate(refused, self.package)
-            raise
+            return self._ask(_user_name, self._shared.handle, *facts)
         finally:
             share.close()
-
-    @property
-    def expires(self) -> datetime | None:
-        """When it expires [local time], None for never or unknown."""
-        return _local_time(self._shared.expiry)
 
     def __repr__(self) -> str:
         state = "" if self._handles.open else ", closed"
@@ -431,8 +447,8 @@ def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> 
         acquire()
         while True:
             leg += 1
-            token = handles.step(request, reply)
-            if request.refuses_ntlm and _NTLMSSP in token:
+            token = _initialize(handles, request, reply)
+            if request.refuses_ntlm and token.count(_NTLMSSP):
                 hint = _NTLM_FORBIDDEN
                 raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
             if token.final:
@@ -468,9 +484,9 @@ def _checked_reply(reply: bytes | None, token: bytes) -> bytes:
 
 
 _NTLM_FORBIDDEN = (
-    "NTLM was about to be used, and allow_ntlm=False or require=MUTUAL_AUTH forbids it; "
-    "no NTLM was sent. Kerberos was unavailable: check the SPN (setspn -Q SPN) and the "
-    "ticket (klist)."
+    "NTLM was about to be used, and allow_ntlm=False or require=MUTUAL_AUTH forbids "
+    "it; no NTLM was sent. Kerberos was unavailable: check the SPN (setspn -Q SPN) and "
+    "the ticket (klist)."
 )
 _ECHO = (
     "The reply is our own last token: the transport echoed it, or the wrong variable "
@@ -496,7 +512,7 @@ def _check_granted(handles: _Handles, request: _Request) -> None:
     raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
 
 
-# -- 5. Identities and names ---------------------------------------------------
+# -- 5. Identities -------------------------------------------------------------
 # May touch: nothing. What a caller may say, checked before SSPI hears it. No
 # function below that can raise has a password in a local of another name.
 
@@ -573,50 +589,6 @@ class Identity(_NotCopied):
         return f"Identity({self.user!r}, ..., {self.domain!r})"
 
 
-def spn(service: str, host: str, port: int | None = None) -> str:
-    """Compose a service principal name: "HTTP/host" or "MSSQLSvc/host:1433".
-
-    The host is taken as it is, without a DNS lookup, which an attacker could
-    answer. An international name becomes its A-label (RFC 3490). An IPv6 address
-    may have brackets, and loses its zone.
-
-    Raises: TypeError; ValueError for a URL, a part that is no bare name, a port
-        outside 1..65535.
-    """
-    for label, part in (("service", service), ("host", host)):
-        _expect(label, part, "str", isinstance(part, str))
-        if "://" in part:
-            raise ValueError(f"{label} is a URL; give its host name alone")
-    address = _ipv6_address(host)
-    try:
-        name = address or (host if host.isascii() else host.encode("idna").decode())
-    except UnicodeError:
-        raise ValueError("host is no name that DNS could have") from None
-    for label, part in ("service", service), ("host", name):
-        marks = "/@\\,[]" + ("" if part is address else ":")
-        if not part or any(c in marks or c.isspace() or c == "\0" for c in part):
-            raise ValueError(f"{label} must be a bare name, without / @ : \\ , blanks")
-        _check_name(label, part)
-    if port is None:
-        return f"{service}/{name}"
-    _expect("port", port, "int", type(port) is int)
-    if not 0 < port < 65536:
-        raise ValueError(f"port must be 1 to 65535, not {port}")
-    return f"{service}/[{name}]:{port}" if address else f"{service}/{name}:{port}"
-
-
-def _ipv6_address(host: str) -> str:
-    """Return an IPv6 literal without brackets and zone; "" for any other host."""
-    import ipaddress
-
-    bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
-    address = bare.partition("%")[0]
-    try:
-        return address if ipaddress.IPv6Address(address) else ""
-    except ValueError:
-        return ""
-
-
 def _split_user(user: str | bytes) -> tuple[str | bytes, str | bytes]:
     """Return (domain, user) of a logon name."""
     if isinstance(user, str):
@@ -655,13 +627,12 @@ def _decode_ansi(password: Any, code_page: int) -> str | None:
             return codecs.code_page_decode(code_page, password, "strict", True)[0]
         names = {0: "cp1252", 1: "cp437", 65001: "utf-8"}
         codec = names.get(code_page, f"cp{code_page}")
-        if not codec.startswith("cp125"):
-            return password.decode(codec)
-        # Python leaves holes in these pages; from 0x80 to 0x9F Windows fills them
-        # with the C1 control of that number.
-        password = password.decode(codec, "surrogateescape")
-        password = password.translate({0xDC00 + at: at for at in range(0x80, 0xA0)})
-        return password if max(password, default="") < "\ud800" else None
+        # Python leaves holes in some pages; from 0x80 to 0x9F Windows fills them with
+        # the C1 control of that number.
+        holes = {0xDC00 + octet: octet for octet in range(0x80, 0xA0)}
+        errors = "surrogateescape" if codec.startswith("cp125") else "strict"
+        password = password.decode(codec, errors).translate(holes)
+        return None if any("\ud800" <= c <= "\udfff" for c in password) else password
     except (LookupError, OSError, OverflowError, ValueError):  # UnicodeError is one
         return None
 
@@ -696,12 +667,6 @@ def _check_bits(label: str, bits: int) -> None:
         raise ValueError(f"{label} must fit in 32 bits")
 
 
-def _check_name(label: str, name: str) -> None:
-    flaw = _flaw(name, label)
-    if flaw:
-        raise ValueError(flaw)
-
-
 _LONGEST_NAME = 32766  # [UTF-16 code units]: what a UNICODE_STRING holds beside NUL
 _CONTROLS = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]))
 
@@ -726,11 +691,6 @@ def _flaw(password: str | bytes, label: str) -> str:
 def _ascii(name: str | bytes) -> str:
     """A string as it is, bytes with U+FFFD for what is not ASCII."""
     return name if isinstance(name, str) else name.decode("ascii", "replace")
-
-
-def _expect(label: str, value: object, kind: str, right: bool) -> None:
-    if not right:
-        raise TypeError(f"{label} must be {kind}, not {type(value).__name__}")
 
 
 # -- 6. The context ------------------------------------------------------------
@@ -768,7 +728,7 @@ class Context(_Owner):
 
     def __init__(self, handles: _Handles, request: _Request) -> None:
         self.target, self.requested_package = request.target, request.package
-        self._handles = handles
+        self._handles, self._where = handles, (request.package, request.target)
         self._sent = self._received = 0  # messages in each direction
         self._frames: list[_Frame] = []  # to be used again
         handles.watch(self, "a Context was never closed")
@@ -776,12 +736,12 @@ class Context(_Owner):
     @property
     def package(self) -> str:
         """The package that was negotiated. Raises: SspiError."""
-        return self._ask(_negotiated_package)
+        return self._ask(_negotiated_package, self._handles.context)
 
     @property
     def user(self) -> str:
         """Who we are to the peer: "CORP\\alice". Raises: SspiError."""
-        return self._ask(_user_name, SECPKG_ATTR_NAMES)
+        return self._ask(_user_name, self._handles.context, SECPKG_ATTR_NAMES)
 
     @property
     def flags(self) -> ISC_RET:
@@ -790,21 +750,16 @@ class Context(_Owner):
         return ISC_RET(self._handles.granted(0xFFFFFFFF))
 
     @property
-    def expires(self) -> datetime | None:
-        """When it expires [local time], None for never or unknown."""
-        return _local_time(self._handles.expiry)
-
-    @property
     def sizes(self) -> SecPkgContext_Sizes:
         """cbMaxToken, cbMaxSignature, cbBlockSize, cbSecurityTrailer [bytes]."""
         sizes = SecPkgContext_Sizes()
-        self._ask(_query, SECPKG_ATTR_SIZES, sizes)
+        self._ask(_query, self._handles.context, SECPKG_ATTR_SIZES, sizes)
         return sizes
 
     @property
     def session_key(self) -> bytes:
         """The key that both sides share [bytes]. Raises: SspiError."""
-        return self._ask(_session_key)
+        return self._ask(_session_key, self._handles.context)
 
     def wrap(self, data: Buffer, encrypt: bool = True) -> bytes:
         """Protect *data* and return one blob: token, text, padding.
@@ -822,14 +777,15 @@ class Context(_Owner):
         """
         blob = _view(blob)
         with self._message(_INTEGRITY | _CONFIDENTIALITY, blob) as frame:
-            length = _length(blob)
+            length = len(blob)
             if frame.is_ntlm:  # it does not look for its token inside a message
-                token, text = frame.hold(blob[: frame.trailer], blob[frame.trailer :])
+                token, text = blob[: frame.trailer], blob[frame.trailer :]
+                frame.views += token, text
                 frame.check_length("token", token, frame.trailer)
                 frame.lay_out((SECBUFFER_TOKEN, token), (SECBUFFER_DATA, text))
             else:
                 frame.check_length("message", blob, length)
-                frame.lay_out((SECBUFFER_STREAM, blob), (SECBUFFER_DATA, 0))
+                frame.lay_out((SECBUFFER_STREAM, blob), (SECBUFFER_DATA, b""))
                 frame.parts[1].pvBuffer = None  # SSPI will point into the stream
             encrypted = frame.open("DecryptMessage", self._received)
             self._received += 1
@@ -854,16 +810,17 @@ class Context(_Owner):
             if not encrypted:
                 hint = "The peer signed it in clear text."
                 raise SspiError(SEC_E_QOP_NOT_SUPPORTED, "Context", hint=hint)
-            return frame.read(1, _length(ciphertext))
+            return frame.read(1, len(ciphertext))
 
     def sign(self, data: Buffer) -> bytes:
         """Return the signature of *data*, as long as SSPI made it [bytes]."""
         data = _view(data)
         with self._message(_INTEGRITY, data) as frame:
-            frame.lay_out((SECBUFFER_DATA, data), (SECBUFFER_TOKEN, frame.signature))
+            room = bytes(frame.signature)
+            frame.lay_out((SECBUFFER_DATA, data), (SECBUFFER_TOKEN, room))
             frame.protect("MakeSignature", 0, self._sent)
             self._sent += 1
-            return frame.read(1, frame.signature)
+            return frame.read(1, len(room))
 
     def verify(self, data: Buffer, signature: Buffer) -> None:
         """Return if *signature* is the peer's over *data*, the next in turn.
@@ -880,16 +837,12 @@ class Context(_Owner):
     def _encrypt(self, data: Any, encrypt: bool) -> tuple[bytes, bytes]:
         needed = _CONFIDENTIALITY if encrypt else _INTEGRITY
         with self._message(needed, data) as frame:
-            parts = [(SECBUFFER_TOKEN, frame.trailer), (SECBUFFER_DATA, data)]
-            if frame.block:
-                parts.append((SECBUFFER_PADDING, frame.block))
-            frame.lay_out(*parts)
+            token = SECBUFFER_TOKEN, bytes(frame.trailer)
+            frame.lay_out(token, (SECBUFFER_DATA, data), *frame.padding)
             quality = 0 if encrypt else SECQOP_WRAP_NO_ENCRYPT
             frame.protect("EncryptMessage", quality, self._sent)
             self._sent += 1
-            text = frame.read(1, _length(data))
-            if frame.block:
-                text += frame.read(2, frame.block)
+            text = frame.read(1, len(data)) + frame.read(2, frame.block)
             return frame.read(0, frame.trailer), text
 
     def _message(self, needed: int, *views: Any) -> _Frame:
@@ -901,6 +854,9 @@ class Context(_Owner):
         """
         try:
             self._check_open()
+            for view in views:
+                if view is None:
+                    raise TypeError("a message must be bytes-like, in one piece")
             if not self._handles.attributes() & needed:
                 hint = f"{ISC_RET(needed)} was not granted, and this needs it."
                 raise SspiError(SEC_E_QOP_NOT_SUPPORTED, "Context", hint=hint)
@@ -909,19 +865,13 @@ class Context(_Owner):
             except IndexError:
                 frame = _Frame(self._handles, self.package, self.sizes)
         except BaseException as reason:
-            _let_go(views)
-            _annotate(reason, self.requested_package, self.target)
+            for view in views:
+                if view is not None:
+                    view.release()
+            _annotate(reason, *self._where)
             raise
-        frame.begin(views, self._frames, self.requested_package, self.target)
+        frame.views, frame.pool, frame.where = views, self._frames, self._where
         return frame
-
-    def _ask(self, step: Callable[..., Result], *facts: Any) -> Result:
-        self._check_open()
-        try:
-            return step(self._handles.secur32, self._handles.context, *facts)
-        except SspiError as refused:
-            _annotate(refused, self.requested_package, self.target)
-            raise
 
     def __repr__(self) -> str:
         package = self._handles.negotiated() or self.requested_package
@@ -936,9 +886,8 @@ class _Handles(_NotCopied):
     def __init__(self, credential: _SharedCredential) -> None:
         self.credential, self.secur32 = credential, credential.secur32
         self.context = _no_handle()
-        self.expiry = 0
         self._held = [self.context]  # _release() takes it out
-        self._attributes = 0
+        self.expiry = self._attributes = 0
         self._package = ""
         self._net: Any = None
 
@@ -950,12 +899,6 @@ class _Handles(_NotCopied):
         # Whoever joins looks afterwards whether the credential is still open. If
         # it was closed in between, our share decides when it goes: no lock needed.
         self.credential.shares.add(self)
-
-    def step(self, request: _Request, reply: bytes | None) -> Token:
-        token, self._attributes, self.expiry = _initialize(
-            self.secur32, self.credential.handle, self.context, request, reply
-        )
-        return token
 
     def attributes(self) -> int:
         """The ISC_RET bits as SSPI granted them."""
@@ -1015,18 +958,8 @@ class _SharedCredential(_NotCopied):
     def __init__(self, secur32: Any) -> None:
         self.secur32 = secur32
         self.handle = _no_handle()
-        self.expiry = 0
         self.shares: set[_Handles] = set()
         self._held = [self.handle]
-
-    def acquire(
-        self, package: str, identity: Identity | None, allow_ntlm: bool
-    ) -> None:
-        plain = allow_ntlm or not _same_package(package, NEGOTIATE)
-        package_list = None if plain else "!ntlm"
-        self.expiry = _acquire(
-            self.secur32, self.handle, package, identity, package_list
-        )
 
     def leave(self, share: _Handles) -> None:
         self.shares.discard(share)
@@ -1180,19 +1113,20 @@ def _der_bounds(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _acquire(
-    secur32: Any, handle: SecHandle, package: str, identity: Identity | None,
-    package_list: str | None,
+    shared: _SharedCredential, package: str, identity: Identity | None, allow_ntlm: bool
 ) -> int:
-    """Fill *handle* with an outbound credential and return its expiry.
+    """Fill the handle with an outbound credential and return its expiry.
 
-    Raises: SspiError; *handle* is then invalid, as it was.
+    Raises: SspiError; the handle is then invalid, as it was.
     """
-    expiry = TimeStamp()
+    handle, expiry = shared.handle, TimeStamp()
+    plain = allow_ntlm or not _same_package(package, NEGOTIATE)
+    package_list = None if plain else "!ntlm"
     memory = _identity_memory(identity, package_list)
     try:
         try:
             auth = _write_identity(memory, identity, package_list) if memory else None
-            status = secur32.AcquireCredentialsHandleW(
+            status = shared.secur32.AcquireCredentialsHandleW(
                 None, _wide(package), SECPKG_CRED_OUTBOUND,  # pszPrincipal
                 None, None if auth is None else byref(auth),  # pvLogonId
                 None, None, handle, expiry,  # pGetKeyFn, pvGetKeyArgument
@@ -1207,29 +1141,26 @@ def _acquire(
     return expiry.value
 
 
-def _initialize(
-    secur32: Any, credential: SecHandle, context: SecHandle, request: _Request,
-    reply: bytes | None,
-) -> tuple[Token, int, int]:
-    """Make one leg and return (token, attributes, expiry).
+def _initialize(handles: _Handles, request: _Request, reply: bytes | None) -> Token:
+    """Make one leg: the token, and what SSPI says along with it.
 
-    *context* is invalid before the first leg and holds the newest handle after
+    The context is invalid before the first leg and holds the newest handle after
     each. attributes and expiry start from zero: some providers write neither.
 
     Raises: SspiError, with the error token if there is one.
     Frees: the output buffer, whatever the status.
     """
-    inputs = _lay_out_inputs(reply, request.channel_bindings)
-    output = _Buffers()
-    output.lay_out((SECBUFFER_TOKEN, 0))  # SSPI allocates
+    secur32, context = handles.secur32, handles.context
+    inputs = _inputs(reply, request.channel_bindings)
+    output = _Buffers((SECBUFFER_TOKEN, b""))  # SSPI allocates
     given = output.parts[0]
     attributes, expiry = ULONG(0), TimeStamp()
     function = "InitializeSecurityContextW"
     try:
         status = secur32.InitializeSecurityContextW(
-            credential, None if reply is None else context, _wide(request.target),
-            request.flags | ISC_REQ_ALLOCATE_MEMORY, 0, SECURITY_NATIVE_DREP,
-            None if inputs is None else inputs.descriptor, 0,
+            handles.credential.handle, None if reply is None else context,
+            _wide(request.target), request.flags | ISC_REQ_ALLOCATE_MEMORY, 0,
+            SECURITY_NATIVE_DREP, None if inputs is None else inputs.descriptor, 0,
             context, output.descriptor, attributes, expiry,
         )
         if reply is None and status & _ERROR_BIT:
@@ -1245,12 +1176,11 @@ def _initialize(
         _expect_answer(given.pvBuffer or not given.cbBuffer, function)
     finally:
         _free_buffer(secur32, given.pvBuffer)
-    return token, attributes.value, expiry.value
+    handles._attributes, handles.expiry = attributes.value, expiry.value
+    return token
 
 
-def _lay_out_inputs(
-    reply: bytes | None, channel_bindings: bytes | None
-) -> _Buffers | None:
+def _inputs(reply: bytes | None, channel_bindings: bytes | None) -> _Buffers | None:
     """Build pInput: the reply, then the bindings; None if there is neither."""
     parts = [] if reply is None else [(SECBUFFER_TOKEN, reply)]
     if channel_bindings is not None:
@@ -1258,11 +1188,7 @@ def _lay_out_inputs(
         header.cbApplicationDataLength = len(channel_bindings)
         header.dwApplicationDataOffset = sizeof(header)
         parts.append((SECBUFFER_CHANNEL_BINDINGS, bytes(header) + channel_bindings))
-    if not parts:
-        return None
-    inputs = _Buffers()
-    inputs.lay_out(*parts)
-    return inputs
+    return _Buffers(*parts) if parts else None
 
 
 class _Buffers:
@@ -1273,27 +1199,27 @@ class _Buffers:
     Nothing immutable is ever written to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *parts: tuple[int, Any]) -> None:
         buffers = (SecBuffer * 3)()
         self.parts = tuple(buffers)
         self.descriptor = SecBufferDesc(SECBUFFER_VERSION, 0, buffers)
-        self.memory: bytearray | None = None
-        self._address = 0
         self.function = ""  # the one that was called last
+        self.lay_out(*parts)
 
-    def lay_out(self, *parts: tuple[int, Buffer | int]) -> None:
-        """Copy and describe *parts*: BufferType, and its content or room [bytes].
+    def lay_out(self, *parts: tuple[int, Any]) -> None:
+        """Copy and describe *parts*: BufferType, and bytes-like content or room.
 
         The memory is never resized from here on: SSPI has its address.
         """
-        lengths = [p if isinstance(p, int) else _length(p) for _, p in parts]
+        contents = [content for _, content in parts]
+        lengths = list(map(len, contents))
         total = sum(lengths)
         if total > 0xFFFFFFFF:
             raise ValueError(f"a message of {total} bytes; SSPI counts in 32 bits")
-        contents = [bytes(p) if isinstance(p, int) else p for _, p in parts]
-        memory = self.memory = bytearray().join(contents)
+        memory = bytearray().join(contents)
         # Of one byte, not of an array: ctypes would make a type for every length.
         address = addressof(c_ubyte.from_buffer(memory)) if memory else 0
+        self.memory: bytearray | None = memory
         self._address = address
         self.descriptor.cBuffers = len(parts)
         for buffer, (kind, _), length in zip(self.parts, parts, lengths):
@@ -1323,27 +1249,24 @@ class _Frame(_Buffers):
     Its memory does not: that holds plaintext.
     """
 
-    def __init__(
-        self, handles: _Handles, package: str, sizes: SecPkgContext_Sizes
-    ) -> None:
+    views: tuple[Any, ...]  # of the caller's buffers, to be released
+    pool: list[_Frame]  # where it goes back to
+    where: tuple[str, ...]  # package and target, for errors
+
+    def __init__(self, handles: _Handles, package: str, sizes: SecPkgContext_Sizes):
         super().__init__()
         self.secur32, self.context = handles.secur32, handles.context
         self.is_ntlm = _same_package(package, NTLM)
         self.signature: int = sizes.cbMaxSignature
         self.trailer: int = sizes.cbSecurityTrailer
         self.block: int = sizes.cbBlockSize
-
-    def begin(self, views: tuple[Any, ...], pool: list[_Frame], *where: str) -> None:
-        self._views, self._pool, self._where = views, pool, where
-
-    def hold(self, *views: Any) -> tuple[Any, ...]:
-        self._views += views
-        return views
+        padding = SECBUFFER_PADDING, bytes(self.block)
+        self.padding = (padding,) if self.block else ()
 
     def check_length(self, what: str, view: Buffer, longest: int) -> None:
         # Before SSPI sees it: NTLM's tokens have one length, and it would read as
         # many bytes; those of Kerberos may be shorter than announced.
-        length = _length(view)
+        length = len(view)
         if not 0 < length <= longest or (self.is_ntlm and length != longest):
             due = longest if self.is_ntlm else f"1 to {longest}"
             hint = f"A {what} of {length} bytes, where {due} are due."
@@ -1365,18 +1288,19 @@ class _Frame(_Buffers):
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        _let_go(self._views)
-        self.memory, self._views = None, ()
+        for view in self.views:
+            view.release()
+        self.memory, self.views = None, ()
         if error is not None:
-            _annotate(error, *self._where)
-        self._pool.append(self)
-        del self._pool  # or we would own each other
+            _annotate(error, *self.where)
+        self.pool.append(self)
+        del self.pool  # or we would own each other
 
 
 def _view(data: Buffer) -> Any:
     """Look at a bytes-like object byte by byte; None for anything else.
 
-    _length() complains about None, not we: our caller still has *data* under that
+    _message() complains about None, not we: our caller still has *data* under that
     name, which may be a message in clear text, and a traceback would show it.
     """
     try:
@@ -1385,18 +1309,6 @@ def _view(data: Buffer) -> Any:
         return view if bytewise else view.cast("B")
     except TypeError:  # a view with gaps cannot be cast
         return None
-
-
-def _length(part: Buffer | None) -> int:
-    if part is None:
-        raise TypeError("a message must be bytes-like, in one piece; encode str first")
-    return len(part)
-
-
-def _let_go(views: tuple[Any, ...]) -> None:
-    for view in views:
-        if view is not None:
-            view.release()
 
 
 def _context_flags(secur32: Any, context: SecHandle) -> int:
@@ -1661,18 +1573,12 @@ class Secur32:
         self, phContext: PSecHandle, fQOP: ULONG, pMessage: PSecBufferDesc,
         MessageSeqNo: ULONG,
     ) -> SECURITY_STATUS: ...
+    MakeSignature = EncryptMessage  # the same parameters
     def DecryptMessage(
         self, phContext: PSecHandle, pMessage: PSecBufferDesc, MessageSeqNo: ULONG,
         pfQOP: PULONG,
     ) -> SECURITY_STATUS: ...
-    def MakeSignature(
-        self, phContext: PSecHandle, fQOP: ULONG, pMessage: PSecBufferDesc,
-        MessageSeqNo: ULONG,
-    ) -> SECURITY_STATUS: ...
-    def VerifySignature(
-        self, phContext: PSecHandle, pMessage: PSecBufferDesc, MessageSeqNo: ULONG,
-        pfQOP: PULONG,
-    ) -> SECURITY_STATUS: ...
+    VerifySignature = DecryptMessage
     def QueryContextAttributesW(
         self, phContext: PSecHandle, ulAttribute: ULONG, pBuffer: PVOID
     ) -> SECURITY_STATUS: ...
@@ -1689,35 +1595,26 @@ class Secur32:
 # ctypes.wintypes: its ULONG is 8 bytes on Linux, and every layout test there would
 # measure a machine that does not exist.
 
-ULONG = c_uint32
-USHORT = c_uint16
-ULONG_PTR = c_size_t
-PVOID = c_void_p
-SEC_WCHAR = c_uint16
+ULONG, USHORT, ULONG_PTR, PVOID = c_uint32, c_uint16, c_size_t, c_void_p
+SEC_WCHAR, LPCWSTR = c_uint16, POINTER(c_uint16)
+SECURITY_STATUS = c_uint32  # LONG in the SDK; unsigned, so 0x8009030C stays itself
 
 ISC_REQ_ALLOCATE_MEMORY = 0x100
 SECPKG_CRED_OUTBOUND, SECPKG_CRED_ATTR_NAMES = 2, 1
 SECPKG_ATTR_SIZES, SECPKG_ATTR_NAMES, SECPKG_ATTR_SESSION_KEY = 0, 1, 9
 SECPKG_ATTR_PACKAGE_INFO, SECPKG_ATTR_NEGOTIATION_INFO, SECPKG_ATTR_FLAGS = 10, 12, 14
-SECBUFFER_VERSION = 0
+SECBUFFER_VERSION, SECURITY_NATIVE_DREP = 0, 0x10
 SECBUFFER_DATA, SECBUFFER_TOKEN, SECBUFFER_PADDING, SECBUFFER_STREAM = 1, 2, 9, 10
-SECBUFFER_CHANNEL_BINDINGS = 14
-SECURITY_NATIVE_DREP = 0x10
-SECQOP_WRAP_NO_ENCRYPT = 0x80000001
+SECBUFFER_CHANNEL_BINDINGS, SECQOP_WRAP_NO_ENCRYPT = 14, 0x80000001
 SEC_WINNT_AUTH_IDENTITY_ANSI, SEC_WINNT_AUTH_IDENTITY_UNICODE = 1, 2
 SEC_WINNT_AUTH_IDENTITY_VERSION = 0x200
 
 # winerror.h: the statuses that a logon looks at; section 11 has the others.
-SEC_E_OK = 0x00000000
-SEC_I_CONTINUE_NEEDED = 0x00090312
-SEC_I_COMPLETE_NEEDED = 0x00090313
-SEC_I_COMPLETE_AND_CONTINUE = 0x00090314
-SEC_E_UNSUPPORTED_FUNCTION = 0x80090302
-SEC_E_INTERNAL_ERROR = 0x80090304
-SEC_E_INVALID_TOKEN = 0x80090308
-SEC_E_QOP_NOT_SUPPORTED = 0x8009030A
-SEC_E_MESSAGE_ALTERED = 0x8009030F
-SEC_E_SECURITY_QOS_FAILED = 0x80090332
+SEC_E_OK, SEC_I_CONTINUE_NEEDED = 0x00000000, 0x00090312
+SEC_I_COMPLETE_NEEDED, SEC_I_COMPLETE_AND_CONTINUE = 0x00090313, 0x00090314
+SEC_E_UNSUPPORTED_FUNCTION, SEC_E_INTERNAL_ERROR = 0x80090302, 0x80090304
+SEC_E_INVALID_TOKEN, SEC_E_QOP_NOT_SUPPORTED = 0x80090308, 0x8009030A
+SEC_E_MESSAGE_ALTERED, SEC_E_SECURITY_QOS_FAILED = 0x8009030F, 0x80090332
 
 _INVALID = ULONG_PTR(-1).value
 _ERROR_BIT = 0x80000000  # winerror.h, SEVERITY_ERROR
@@ -1729,10 +1626,10 @@ class SecHandle(Structure):
 class SecBuffer(Structure):
     _fields_ = [("cbBuffer", ULONG), ("BufferType", ULONG), ("pvBuffer", PVOID)]
 
+PSecBuffer = POINTER(SecBuffer)
+
 class SecBufferDesc(Structure):
-    _fields_ = [
-        ("ulVersion", ULONG), ("cBuffers", ULONG), ("pBuffers", POINTER(SecBuffer)),
-    ]
+    _fields_ = [("ulVersion", ULONG), ("cBuffers", ULONG), ("pBuffers", PSecBuffer)]
 
 class TimeStamp(Structure):
     """[100 ns since 1601-01-01 local time]; sspi.h has it as LARGE_INTEGER too."""
@@ -1746,8 +1643,7 @@ class TimeStamp(Structure):
 class SecPkgInfoW(Structure):
     _fields_ = [
         ("fCapabilities", ULONG), ("wVersion", USHORT), ("wRPCID", USHORT),
-        ("cbMaxToken", ULONG), ("Name", POINTER(SEC_WCHAR)),
-        ("Comment", POINTER(SEC_WCHAR)),
+        ("cbMaxToken", ULONG), ("Name", LPCWSTR), ("Comment", LPCWSTR),
     ]
 
 _IDENTITY_FIELDS: list[Any] = [
@@ -1779,7 +1675,7 @@ class SecPkgContext_Sizes(Structure):
     ]
 
 class SecPkgContext_NamesW(Structure):
-    _fields_ = [("sUserName", POINTER(SEC_WCHAR))]
+    _fields_ = [("sUserName", LPCWSTR)]
 
 class SecPkgContext_SessionKey(Structure):
     _fields_ = [("SessionKeyLength", ULONG), ("SessionKey", PVOID)]
@@ -1787,12 +1683,8 @@ class SecPkgContext_SessionKey(Structure):
 class SecPkgContext_NegotiationInfoW(Structure):
     _fields_ = [("PackageInfo", POINTER(SecPkgInfoW)), ("NegotiationState", ULONG)]
 
-SECURITY_STATUS = c_uint32  # LONG in the SDK; unsigned, so 0x8009030C stays itself
-LPCWSTR = POINTER(SEC_WCHAR)
-PULONG = POINTER(ULONG)
-PSecHandle = POINTER(SecHandle)
-PSecBufferDesc = POINTER(SecBufferDesc)
-PTimeStamp = POINTER(TimeStamp)
+PULONG, PTimeStamp = POINTER(ULONG), POINTER(TimeStamp)
+PSecHandle, PSecBufferDesc = POINTER(SecHandle), POINTER(SecBufferDesc)
 PSecPkgInfoW = POINTER(SecPkgInfoW)
 PPSecPkgInfoW = POINTER(PSecPkgInfoW)
 
@@ -1815,34 +1707,20 @@ PROTOTYPES = _prototypes(Secur32)
 # May touch: FormatMessageW, for what is not explained here. The numbers are
 # winerror.h's, the sentences are ours.
 
-SEC_E_INSUFFICIENT_MEMORY = 0x80090300
-SEC_E_INVALID_HANDLE = 0x80090301
-SEC_E_TARGET_UNKNOWN = 0x80090303
-SEC_E_SECPKG_NOT_FOUND = 0x80090305
-SEC_E_NO_IMPERSONATION = 0x8009030B
-SEC_E_LOGON_DENIED = 0x8009030C
-SEC_E_UNKNOWN_CREDENTIALS = 0x8009030D
-SEC_E_NO_CREDENTIALS = 0x8009030E
-SEC_E_OUT_OF_SEQUENCE = 0x80090310
-SEC_E_NO_AUTHENTICATING_AUTHORITY = 0x80090311
-SEC_E_CONTEXT_EXPIRED = 0x80090317
-SEC_E_INCOMPLETE_MESSAGE = 0x80090318
-SEC_E_BUFFER_TOO_SMALL = 0x80090321
-SEC_E_WRONG_PRINCIPAL = 0x80090322
-SEC_E_TIME_SKEW = 0x80090324
-SEC_E_NO_IP_ADDRESSES = 0x80090335
-SEC_E_SMARTCARD_LOGON_REQUIRED = 0x8009033E
-SEC_E_KDC_UNKNOWN_ETYPE = 0x80090342
-SEC_E_DELEGATION_REQUIRED = 0x80090345
-SEC_E_BAD_BINDINGS = 0x80090346
-SEC_E_NO_KERB_KEY = 0x80090348
-SEC_E_DOWNGRADE_DETECTED = 0x80090350
-SEC_E_INVALID_PARAMETER = 0x8009035D
-SEC_E_DELEGATION_POLICY = 0x8009035E
-SEC_E_POLICY_NLTM_ONLY = 0x8009035F
-SEC_E_NO_CONTEXT = 0x80090361
-SEC_E_MUTUAL_AUTH_FAILED = 0x80090363
-SEC_E_NO_SPM = SEC_E_INTERNAL_ERROR
+SEC_E_INSUFFICIENT_MEMORY, SEC_E_INVALID_HANDLE = 0x80090300, 0x80090301
+SEC_E_TARGET_UNKNOWN, SEC_E_SECPKG_NOT_FOUND = 0x80090303, 0x80090305
+SEC_E_NO_IMPERSONATION, SEC_E_LOGON_DENIED = 0x8009030B, 0x8009030C
+SEC_E_UNKNOWN_CREDENTIALS, SEC_E_NO_CREDENTIALS = 0x8009030D, 0x8009030E
+SEC_E_OUT_OF_SEQUENCE, SEC_E_NO_AUTHENTICATING_AUTHORITY = 0x80090310, 0x80090311
+SEC_E_CONTEXT_EXPIRED, SEC_E_INCOMPLETE_MESSAGE = 0x80090317, 0x80090318
+SEC_E_BUFFER_TOO_SMALL, SEC_E_WRONG_PRINCIPAL = 0x80090321, 0x80090322
+SEC_E_TIME_SKEW, SEC_E_NO_IP_ADDRESSES = 0x80090324, 0x80090335
+SEC_E_SMARTCARD_LOGON_REQUIRED, SEC_E_KDC_UNKNOWN_ETYPE = 0x8009033E, 0x80090342
+SEC_E_DELEGATION_REQUIRED, SEC_E_BAD_BINDINGS = 0x80090345, 0x80090346
+SEC_E_NO_KERB_KEY, SEC_E_DOWNGRADE_DETECTED = 0x80090348, 0x80090350
+SEC_E_INVALID_PARAMETER, SEC_E_DELEGATION_POLICY = 0x8009035D, 0x8009035E
+SEC_E_POLICY_NLTM_ONLY, SEC_E_NO_CONTEXT = 0x8009035F, 0x80090361
+SEC_E_MUTUAL_AUTH_FAILED, SEC_E_NO_SPM = 0x80090363, SEC_E_INTERNAL_ERROR
 SEC_E_NOT_SUPPORTED = SEC_E_UNSUPPORTED_FUNCTION
 
 # The rest of winerror.h's, which few people meet.
@@ -1971,16 +1849,59 @@ def _system_text(status: int) -> str:
     return "" if text == "<no description>" else text
 
 
-# -- 12. Names of tokens -------------------------------------------------------
-# May touch: bytes only, which come from the network and are not trusted.
+# -- 12. Names of services and tokens ------------------------------------------
+# May touch: str and bytes only. Tokens come from the network and are not trusted.
+
+
+def spn(service: str, host: str, port: int | None = None) -> str:
+    """Compose a service principal name: "HTTP/host" or "MSSQLSvc/host:1433".
+
+    The host is taken as it is, without a DNS lookup, which an attacker could
+    answer. An international name becomes its A-label (RFC 3490). An IPv6 address
+    may have brackets, and loses its zone.
+
+    Raises: TypeError; ValueError for a URL, a part that is no bare name, a port
+        outside 1..65535.
+    """
+    for label, part in (("service", service), ("host", host)):
+        _expect(label, part, "str", isinstance(part, str))
+        if "://" in part:
+            raise ValueError(f"{label} is a URL; give its host name alone")
+    address = _ipv6_address(host)
+    try:
+        name = address or (host if host.isascii() else host.encode("idna").decode())
+    except UnicodeError:
+        raise ValueError("host is no name that DNS could have") from None
+    for label, part in ("service", service), ("host", name):
+        marks = "/@\\,[]" + ("" if part is address else ":")
+        if not part or any(c in marks or c.isspace() or c == "\0" for c in part):
+            raise ValueError(f"{label} must be a bare name, without / @ : \\ , blanks")
+        _check_name(label, part)
+    if port is None:
+        return f"{service}/{name}"
+    _expect("port", port, "int", type(port) is int)
+    if not 0 < port < 65536:
+        raise ValueError(f"port must be 1 to 65535, not {port}")
+    return f"{service}/[{name}]:{port}" if address else f"{service}/{name}:{port}"
+
+
+def _ipv6_address(host: str) -> str:
+    """Return an IPv6 literal without brackets and zone; "" for any other host."""
+    import ipaddress
+
+    bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
+    address = bare.partition("%")[0]
+    try:
+        ipaddress.IPv6Address(address)
+        return address
+    except ValueError:
+        return ""
 
 
 #: RFC 4120 7.5.9, what people meet -> what it means.
 _KERBEROS_ERRORS = {
-    "7": "the server does not know this SPN",
-    "32": "the ticket has expired",
-    "35": "the ticket is for another service",
-    "37": "the clocks differ too much",
+    "7": "the server does not know this SPN", "32": "the ticket has expired",
+    "35": "the ticket is for another service", "37": "the clocks differ too much",
     "41": "the message was changed",
 }
 
