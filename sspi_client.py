@@ -318,14 +318,8 @@ def authenticate(
     _check_credential(identity, package, allow_ntlm)
     request = _Request(target, package, flags, require, channel_bindings, allow_ntlm)
     handles = _Handles(_SharedCredential(_backend(secur32)))
-
-    def acquire() -> None:
-        _acquire(handles.credential, package, identity, allow_ntlm)
-
-    return handles.watch(_flow(request, handles, acquire), _DROPPED)
-
-
-_DROPPED = "a flow was dropped in the middle of its handshake"
+    wanted = handles.credential, package, identity, allow_ntlm
+    return handles.watch(_flow(request, handles, _acquire, *wanted))
 
 
 def drive(
@@ -375,11 +369,10 @@ class Credential(_Owner):
         self.package, self._allow_ntlm, self._where = package, allow_ntlm, (package,)
         self._shared = _SharedCredential(_backend(secur32))
         self._handles = _Handles(self._shared)  # the share that close() gives up
-        self._handles.watch(self, "a Credential was never closed")
+        self._handles.watch(self)
         try:
             self._handles.join()
-            expiry = _acquire(self._shared, package, identity, allow_ntlm)
-            self._handles.expiry = expiry
+            self._handles.expiry = _acquire(self._shared, package, identity, allow_ntlm)
         except BaseException as reason:
             self.close()
             _annotate(reason, package)
@@ -397,7 +390,7 @@ class Credential(_Owner):
         request = _Request(target, self.package, *options)
         self._check_open()
         handles = _Handles(self._shared)
-        return handles.watch(_flow(request, handles, self._check_open), _DROPPED)
+        return handles.watch(_flow(request, handles, self._check_open))
 
     @property
     def user(self) -> str:
@@ -427,24 +420,23 @@ class _Request:
         _check_bits("require", require)
         _check_bindings(channel_bindings)
         self.target, self.package = target, package
-        self.flags, self.require = int(flags), int(require)
-        if self.flags & _DELEGATE:
-            self.flags |= _MUTUAL_AUTH  # or the delegate may be anybody
-        self.channel_bindings = channel_bindings
+        self.channel_bindings, self.require = channel_bindings, int(require)
+        # Without MUTUAL_AUTH, the delegate may be anybody.
+        self.flags = int(flags) | (_MUTUAL_AUTH if flags & _DELEGATE else 0)
         # NTLM cannot keep MUTUAL_AUTH, so not even its first token may leave.
         self.refuses_ntlm = not allow_ntlm or bool(self.require & _MUTUAL_AUTH)
         if self.refuses_ntlm and _same_package(package, NTLM):
-            raise ValueError(
-                "package NTLM with allow_ntlm=False or require=MUTUAL_AUTH: NTLM "
-                "cannot prove who the server is"
-            )
+            rule = "allow_ntlm=False or require=MUTUAL_AUTH"
+            raise ValueError(f"package NTLM with {rule}: NTLM cannot prove who the server is")
 
 
-def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> Flow:
+def _flow(
+    request: _Request, handles: _Handles, acquire: Callable[..., object], *wanted: Any
+) -> Flow:
     leg, reply = 0, None
     try:
         handles.join()
-        acquire()
+        acquire(*wanted)
         while True:
             leg += 1
             token = _initialize(handles, request, reply)
@@ -476,7 +468,7 @@ def _checked_reply(reply: bytes | None, token: bytes) -> bytes:
         raise TypeError("the reply is str; did you forget base64.b64decode()?")
     right = reply is None or isinstance(reply, (bytes, bytearray, memoryview))
     _expect("the reply", reply, "bytes", right)
-    reply = bytes(reply or b"")
+    reply = Token(reply or b"")  # as such, no traceback shows it
     if reply and reply != token:
         return reply
     hint, reply = _ECHO if reply else _NO_REPLY, None
@@ -514,7 +506,7 @@ def _check_granted(handles: _Handles, request: _Request) -> None:
 
 # -- 5. Identities -------------------------------------------------------------
 # May touch: nothing. What a caller may say, checked before SSPI hears it. No
-# function below that can raise has a password in a local of another name.
+# function of this section that can raise has a password in a local of another name.
 
 
 class Identity(_NotCopied):
@@ -679,10 +671,9 @@ def _flaw(password: str | bytes, label: str) -> str:
     """
     if _count_units(password) > _LONGEST_NAME:
         return f"{label} is longer than {_LONGEST_NAME} UTF-16 code units"
-    password = _ascii(password)
-    if "\0" in password:
+    if 0 in password if isinstance(password, bytes) else "\0" in password:
         return f"{label} holds a NUL, at which SSPI would cut it"
-    if label == "password" or _CONTROLS.isdisjoint(password):
+    if label == "password" or _CONTROLS.isdisjoint(_ascii(password)):
         return ""
     advice = "in Python source a backslash is written twice, as in 'CORP\\\\alice'"
     return f"{label} holds a control character; {advice}"
@@ -694,8 +685,8 @@ def _ascii(name: str | bytes) -> str:
 
 
 # -- 6. The context ------------------------------------------------------------
-# May touch: handles and message frames, as opaque values. Every owner of a handle
-# is defined here.
+# May touch: handles and message frames, as opaque values. What holds a handle is
+# defined here; a Credential (section 4) holds its own through a _Handles.
 #
 # A handle is 16 bytes of ours that SSPI fills in (8 on 32 bits), so the memory
 # itself tells whether there is something to release: it stays true when an
@@ -731,7 +722,7 @@ class Context(_Owner):
         self._handles, self._where = handles, (request.package, request.target)
         self._sent = self._received = 0  # messages in each direction
         self._frames: list[_Frame] = []  # to be used again
-        handles.watch(self, "a Context was never closed")
+        handles.watch(self)
 
     @property
     def package(self) -> str:
@@ -746,7 +737,7 @@ class Context(_Owner):
     @property
     def flags(self) -> ISC_RET:
         """What SSPI granted. MUTUAL_AUTH is among it only if the negotiated package
-        can keep it; after close() that cannot be asked, and it is left out."""
+        can keep it; what was not asked before close() counts as one that cannot."""
         return ISC_RET(self._handles.granted(0xFFFFFFFF))
 
     @property
@@ -929,10 +920,13 @@ class _Handles(_NotCopied):
                 granted &= ~_MUTUAL_AUTH
         return granted
 
-    def watch(self, owner: Result, what: str) -> Result:
+    def watch(self, owner: Result) -> Result:
         """Make *owner* the one owner of this, who is reported if it forgets it."""
         import weakref  # not at the top: importing us would take a tenth longer
 
+        what = "a flow was dropped in the middle of its handshake"
+        if isinstance(owner, _Owner):
+            what = f"a {type(owner).__name__} was never closed"
         if self._net is not None:
             self._net.detach()
         self._net = weakref.finalize(owner, _close_forgotten, self, what)
@@ -1115,10 +1109,7 @@ def _der_bounds(data: bytes, at: int) -> tuple[int, int]:
 def _acquire(
     shared: _SharedCredential, package: str, identity: Identity | None, allow_ntlm: bool
 ) -> int:
-    """Fill the handle with an outbound credential and return its expiry.
-
-    Raises: SspiError; the handle is then invalid, as it was.
-    """
+    """Fill the handle with an outbound credential and return its expiry."""
     handle, expiry = shared.handle, TimeStamp()
     plain = allow_ntlm or not _same_package(package, NEGOTIATE)
     package_list = None if plain else "!ntlm"
@@ -1135,8 +1126,8 @@ def _acquire(
             memset(memory, 0, sizeof(memory))
     finally:  # again: Ctrl-C may have come just before
         memset(memory, 0, sizeof(memory))
-    if status != SEC_E_OK:
-        _invalidate(handle)
+    if status & _ERROR_BIT:
+        _invalidate(handle)  # nothing to release, whatever SSPI left in it
     _check(status, "AcquireCredentialsHandleW")
     return expiry.value
 
@@ -1395,7 +1386,8 @@ def _release(held: list[SecHandle], free: Callable[[SecHandle], int]) -> None:
     makes the call and notes its status in one step, which Ctrl-C cannot split. What
     was not called goes back for the next close(); so does what ctypes refused with
     MemoryError or RecursionError, before the DLL was reached. Ctrl-C in the lines
-    before map() and in the last ones is what can still leak a handle.
+    before map() and in the last ones is what can still leak a handle; one between
+    SSPI's return and FreeContextBuffer, a buffer.
     """
     statuses: list[int] = []
     try:
@@ -1500,9 +1492,8 @@ def _bytes_at(address: int | None, length: int) -> bytes:
 
 def _wide(text: str) -> Any:
     """Return LPCWSTR for *text*: the first unit of NUL-terminated UTF-16."""
-    return SEC_WCHAR.from_buffer(
-        bytearray(text.encode("utf-16-le", "surrogatepass") + b"\0\0")
-    )
+    units = text.encode("utf-16-le", "surrogatepass") + b"\0\0"
+    return SEC_WCHAR.from_buffer(bytearray(units))
 
 
 def _text(wide: Any) -> str:
@@ -1670,8 +1661,8 @@ class SEC_CHANNEL_BINDINGS(Structure):
 
 class SecPkgContext_Sizes(Structure):
     _fields_ = [
-        ("cbMaxToken", ULONG), ("cbMaxSignature", ULONG), ("cbBlockSize", ULONG),
-        ("cbSecurityTrailer", ULONG),
+        ("cbMaxToken", ULONG), ("cbMaxSignature", ULONG),
+        ("cbBlockSize", ULONG), ("cbSecurityTrailer", ULONG),
     ]
 
 class SecPkgContext_NamesW(Structure):
@@ -1935,9 +1926,7 @@ _OID_NTLM = bytes.fromhex("2b06010401823702020a")  # 1.3.6.1.4.1.311.2.2.10
 _OID_KERBEROS = bytes.fromhex("2a864886f712010202")  # 1.2.840.113554.1.2.2
 _OID_MS_KERBEROS = bytes.fromhex("2a864882f712010202")  # 1.2.840.48018.1.2.2, a slip
 _MECHANISM_NAMES = {
-    _OID_MS_KERBEROS: "MS-Kerberos",
-    _OID_KERBEROS: KERBEROS,
-    _OID_NTLM: NTLM,
+    _OID_MS_KERBEROS: "MS-Kerberos", _OID_KERBEROS: KERBEROS, _OID_NTLM: NTLM,
     bytes.fromhex("2b06010401823702021e"): "NEGOEX",  # 1.3.6.1.4.1.311.2.2.30
     bytes.fromhex("2a864886f71201020203"): "Kerberos user-to-user",
 }
@@ -2238,16 +2227,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     import argparse
 
-    parser = argparse.ArgumentParser(
-        prog="sspi_client", description="Windows SSPI authentication, client side."
-    )
+    about = "Windows SSPI authentication, client side."
+    parser = argparse.ArgumentParser("sspi_client", description=about)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     explain = commands.add_parser("explain", help="say what a status means")
     explain.add_argument("status", help="decimal, negative, hexadecimal or symbolic")
-    diagnose = commands.add_parser(
-        "diagnose", help="show what SSPI has, and make a first token; nothing is sent"
-    )
+    about = "show what SSPI has, and make a first token; nothing is sent"
+    diagnose = commands.add_parser("diagnose", help=about)
     diagnose.add_argument("spn", nargs="?", help="such as HTTP/intranet.example.com")
     diagnose.add_argument("--package", default=NEGOTIATE, help="default: Negotiate")
     diagnose.add_argument("--json", action="store_true", help="for programs")
@@ -2264,10 +2251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(word: str) -> int:
     status = _status_number(word)
     if status is None:
-        print(
-            "no such status: give 0x8009030C, -2146893044 or SEC_E_LOGON_DENIED",
-            file=sys.stderr,
-        )
+        forms = "0x8009030C, -2146893044 or SEC_E_LOGON_DENIED"
+        print(f"no such status: give {forms}", file=sys.stderr)
         return 2
     reason = SspiError(status, "")
     print(f"{reason.name} (0x{status:08X}, {status - (status >> 31 << 32)})")
@@ -2317,7 +2302,7 @@ def _diagnose(target: str | None, package: str, as_json: bool) -> int:
         print(json.dumps(facts, indent=2))
     else:
         _print_facts(facts)
-    return 1 if "error" in facts else 0
+    return int("error" in facts)
 
 
 def _machine_facts(backend: Any) -> dict[str, Any]:
@@ -2331,14 +2316,12 @@ def _machine_facts(backend: Any) -> dict[str, Any]:
     system = sys.platform
     if sys.platform == "win32":
         system = "Windows {}.{}.{}".format(*sys.getwindowsversion()[:3])
+    found = [f"{p.name}, tokens to {p.max_token} bytes" for p in packages(backend)]
     return {
         "system": system,
         "Python": f"{sys.version.split()[0]}, {8 * sizeof(PVOID)} bits",
         "sspi_client": f"{__version__}, SHA-256 {digest}",
-        "packages": [
-            f"{found.name}, tokens to {found.max_token} bytes"
-            for found in packages(backend)
-        ],
+        "packages": found,
     }
 
 
@@ -2358,15 +2341,11 @@ def _first_token_facts(credential: Credential, target: str) -> dict[str, Any]:
     finally:
         flow.close()
     encoded = (len(token) + 2) // 3 * 4
-    limits = [
-        f"{'over' if encoded > limit else 'within'} {limit} ({whose})"
-        for limit, whose in _HEADER_LIMITS
-    ]
-    return {
-        "target": target,
-        "first token": [mechanism(token), f"{len(token)} bytes"],
-        "in a header": [f"{encoded} characters of base64", *limits],
-    }
+    header = [f"{encoded} characters of base64"]
+    for limit, whose in _HEADER_LIMITS:
+        header.append(f"{'over' if encoded > limit else 'within'} {limit} ({whose})")
+    described = [mechanism(token), f"{len(token)} bytes"]
+    return {"target": target, "first token": described, "in a header": header}
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
