@@ -16,44 +16,43 @@
             context = done.value
             break
 
-`context = sspi_client.drive(flow, exchange)` is that loop. Use the context
-with `with`, or close() it: it owns handles inside Windows.
+`context = sspi_client.drive(flow, exchange)` is that loop. Use the context in a `with`
+block, or close() it: it owns handles inside Windows.
 
 What it promises:
-- Every token that must be sent is yielded, the last one too. `token.final`
-  means SSPI expects no reply.
-- Every handle and every buffer is released exactly once, however the flow
-  ends: return, error, close(), throw(), or a flow that is dropped. The context
-  goes before its credential. What Ctrl-C can still leak is written at
-  _release(); nothing is ever released twice.
-- A password lives in one buffer of ours, which is wiped before the call that
-  needed it returns. No message, repr or warning contains a password or the
-  bytes of a token, and no traceback of ours shows them among its locals.
-- An error names the function that refused, the status, the package, the
-  target and the leg, and says what to check.
-- What a provider claims is not proof. MUTUAL_AUTH counts only if the package
-  that was negotiated can keep it: NTLM cannot.
+- Every token that must be sent is yielded, the last one too. `token.final` means that
+  SSPI expects no reply.
+- Every handle and every buffer is released exactly once, however the flow ends:
+  return, error, close(), throw(), or a flow that is dropped. The context goes before
+  its credential. What Ctrl-C can still leak is written at _release(); nothing is ever
+  released twice.
+- A password is copied into one buffer of ours, which is wiped before the call that
+  needed it returns. No message, repr or warning contains a password or the bytes of a
+  token, and no traceback of ours shows them among its locals.
+- An error names the function that refused, the status, the package, the target and the
+  leg, and says what to check.
+- What a provider claims is not proof. MUTUAL_AUTH counts only if the package that was
+  negotiated can keep it: NTLM cannot.
 
-What it touches: secur32.dll, loaded from System32 by the first call that needs
-it, never at import. It opens no socket and no file, reads no environment,
-starts no thread, logs nothing and makes no ctypes callback; of the command
-line, `diagnose` reads this one file to hash it. SSPI itself may ask a domain
-controller, and then a leg blocks; other Python threads run meanwhile. One flow
-serves one connection, in one thread at a time.
+What it touches: secur32.dll, loaded from System32 by the first call that needs it,
+never at import. It opens no socket and no file, reads no environment, starts no
+thread, logs nothing and makes no ctypes callback; of the command line, `diagnose`
+reads this one file to hash it. SSPI itself may ask a domain controller, and then a leg
+blocks; other Python threads run meanwhile. One flow serves one connection, in one
+thread at a time.
 
 Out of scope: servers, transports, keytabs, smart cards, Schannel.
 
-Sections 3 to 10 are all that a logon runs: 3 vocabulary, 4 the flow,
-5 identities, 6 the context, 7 bindings, 8 the steps, 9 the binding, 10 the ABI.
-Calls go down the page. Behind them stands what serves people and protocols:
-11 what a status means, 12 names of services and tokens, 13 HTTP, 14 packages and
-the command line. A copy that is cut at the line starting with a comment sign and
-8< is complete.
+Sections 3 to 10 are all that a logon runs: 3 vocabulary, 4 the flow, 5 identities, 6
+the context, 7 bindings, 8 the steps, 9 the binding, 10 the ABI. Calls go down the
+page. Behind them stands what serves people and protocols: 11 what a status means, 12
+names of services and tokens, 13 HTTP, 14 packages and the command line. A copy that is
+cut at the line starting with a comment sign and 8< is complete.
 """
 
 # -- 2. Imports ----------------------------------------------------------------
-# May touch: the standard library. typing is for checkers alone: importing it
-# would cost more time than all the rest of this file.
+# May touch: the standard library. typing is for checkers alone: importing it would cost
+# more time than all the rest of this file, so typing.get_type_hints() fails on it.
 
 from __future__ import annotations
 
@@ -190,7 +189,7 @@ class SspiError(Exception):
 
     @property
     def hint(self) -> str:
-        """What it usually means and what to check; else the system's own text, or ""."""
+        """What it usually means and what to check; else the system's text, or ""."""
         return self._hint or _explanation(self.status) or _system_text(self.status)
 
     def __str__(self) -> str:
@@ -308,12 +307,10 @@ def authenticate(
     Accepts: the peer's reply to it [bytes], or None if it sent none. A reply to a
         final token is not looked at.
     Returns: the Context, as StopIteration.value.
-    Raises: TypeError or ValueError here for a wrong argument, OSError here off
-        Windows without *secur32*; SspiError from the generator, and TypeError for
-        a reply that is not bytes.
+    Raises: TypeError, ValueError or, off Windows without *secur32*, OSError here;
+        SspiError from the generator, and TypeError for a reply that is not bytes.
     Owns: the generator owns every handle until it returns; then you do.
-    Blocks: while SSPI asks a domain controller. Run it in a thread if you cannot
-        wait.
+    Blocks: while SSPI asks a domain controller; use a thread if you cannot wait.
     """
     _check_credential(identity, package, allow_ntlm)
     request = _Request(target, package, flags, require, channel_bindings, allow_ntlm)
@@ -353,10 +350,7 @@ def drive(
 class Credential(_Owner):
     """A credential handle for many logons, from any number of threads.
 
-    *identity* None means the user who is logged on.
-
-    Raises: SspiError if SSPI refuses; TypeError or ValueError for a wrong
-        argument; OSError off Windows without *secur32*.
+    Raises: SspiError if SSPI refuses; otherwise as authenticate().
     Frees: close() forbids new flows. The handle is released when the last flow or
         context that uses it closes.
     """
@@ -382,10 +376,7 @@ class Credential(_Owner):
         self, target: str, *, flags: int = DEFAULT_FLAGS, require: int = 0,
         channel_bindings: bytes | None = None,
     ) -> Generator[Token, bytes | None, Context]:
-        """Like authenticate() of the module, with this credential.
-
-        Raises: RuntimeError, here or from the first next(), if it is closed.
-        """
+        """As authenticate(). RuntimeError, here or from next(), if it is closed."""
         options = flags, require, channel_bindings, self._allow_ntlm
         request = _Request(target, self.package, *options)
         self._check_open()
@@ -420,14 +411,15 @@ class _Request:
         _check_bits("require", require)
         _check_bindings(channel_bindings)
         self.target, self.package = target, package
-        self.channel_bindings, self.require = channel_bindings, int(require)
-        # Without MUTUAL_AUTH, the delegate may be anybody.
-        self.flags = int(flags) | (_MUTUAL_AUTH if flags & _DELEGATE else 0)
+        self.channel_bindings = channel_bindings
+        self.flags, self.require = int(flags), int(require)
+        if self.flags & _DELEGATE:
+            self.flags |= _MUTUAL_AUTH  # or the delegate may be anybody
         # NTLM cannot keep MUTUAL_AUTH, so not even its first token may leave.
         self.refuses_ntlm = not allow_ntlm or bool(self.require & _MUTUAL_AUTH)
         if self.refuses_ntlm and _same_package(package, NTLM):
-            rule = "allow_ntlm=False or require=MUTUAL_AUTH"
-            raise ValueError(f"package NTLM with {rule}: NTLM cannot prove who the server is")
+            why = "NTLM cannot prove who the server is"
+            raise ValueError(f"package NTLM, allow_ntlm=False or MUTUAL_AUTH: {why}")
 
 
 def _flow(
@@ -493,8 +485,10 @@ _NO_REPLY = (
 
 def _check_granted(handles: _Handles, request: _Request) -> None:
     """Raise unless SSPI granted what the flow requires."""
+    if not request.require:
+        return
     missing = request.require & ~handles.granted(request.require)
-    if request.require and handles.attributes() & _NULL_SESSION:  # nobody is logged on
+    if handles.attributes() & _NULL_SESSION:  # nobody is logged on
         hint = f"{ISC_RET(request.require)} was required; this is a null session."
     elif missing:
         package = _printable(handles.negotiated() or request.package)
@@ -515,9 +509,8 @@ class Identity(_NotCopied):
     str is passed as UTF-16 with the UNICODE flag; bytes are passed as they are
     with the ANSI flag, all of them or none. With *domain* None, "DOMAIN\\user" is
     split at the first backslash, and "user@suffix" stays whole with an empty
-    domain. No domain is invented: "" leaves the choice to Windows.
-
-    Python cannot wipe a str; the copy that SSPI reads is ours and is wiped.
+    domain. No domain is invented: "" leaves the choice to Windows. Python cannot wipe
+    a str or bytes; the copy that SSPI reads is ours and is wiped.
 
     Raises: TypeError for a wrong type or a mixture. ValueError for an empty user,
         a NUL, a control character, a name longer than 32,766 [UTF-16 code units],
@@ -613,7 +606,6 @@ def _check_kinds(user: type, password: type, domain: type) -> None:
 def _decode_ansi(password: Any, code_page: int) -> str | None:
     """Decode, or return None. Never raises: an exception would hold the bytes."""
     import codecs
-
     try:
         if sys.platform == "win32":
             return codecs.code_page_decode(code_page, password, "strict", True)[0]
@@ -647,10 +639,8 @@ def _check_credential(identity: object, package: str, allow_ntlm: bool) -> None:
         raise ValueError("package must be a name such as 'Negotiate'")
     _check_name("package", package)
     if not (allow_ntlm or package.lower() in ("negotiate", "kerberos")):
-        raise ValueError(
-            f"package {_printable(package)} with allow_ntlm=False: only Negotiate and "
-            "Kerberos can keep that"
-        )
+        only = "only Negotiate and Kerberos can keep that"
+        raise ValueError(f"package {_printable(package)} with allow_ntlm=False: {only}")
 
 
 def _check_bits(label: str, bits: int) -> None:
@@ -664,11 +654,8 @@ _CONTROLS = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029
 
 
 def _flaw(password: str | bytes, label: str) -> str:
-    """Say what is wrong with a string for SSPI, or return "". Never raises.
-
-    It may be a password, hence its name here; a password may hold any character
-    but NUL.
-    """
+    """Say what is wrong with a string for SSPI, or return "". Never raises: it may be
+    a password, hence its name here. That may hold any character but NUL."""
     if _count_units(password) > _LONGEST_NAME:
         return f"{label} is longer than {_LONGEST_NAME} UTF-16 code units"
     if 0 in password if isinstance(password, bytes) else "\0" in password:
@@ -712,7 +699,7 @@ class Context(_Owner):
     Messages may be any bytes-like objects, which are not modified. Use a context
     from one thread at a time: messages are numbered in each direction.
 
-    Raises: RuntimeError from any call that needs SSPI after close().
+    Raises: SspiError from each that asks SSPI, and RuntimeError after close().
     Owns: the context handle and its share of the credential, until close() or the
         end of a `with` block. Forgetting to close is a ResourceWarning.
     """
@@ -726,13 +713,14 @@ class Context(_Owner):
 
     @property
     def package(self) -> str:
-        """The package that was negotiated. Raises: SspiError."""
+        """The package that was negotiated."""
         return self._ask(_negotiated_package, self._handles.context)
 
     @property
     def user(self) -> str:
-        """Who we are to the peer: "CORP\\alice". Raises: SspiError."""
-        return self._ask(_user_name, self._handles.context, SECPKG_ATTR_NAMES)
+        """Who we are to the peer: "CORP\\alice"."""
+        facts = SECPKG_ATTR_NAMES, "QueryContextAttributesW"
+        return self._ask(_user_name, self._handles.context, *facts)
 
     @property
     def flags(self) -> ISC_RET:
@@ -749,23 +737,17 @@ class Context(_Owner):
 
     @property
     def session_key(self) -> bytes:
-        """The key that both sides share [bytes]. Raises: SspiError."""
+        """The key that both sides share [bytes]."""
         return self._ask(_session_key, self._handles.context)
 
     def wrap(self, data: Buffer, encrypt: bool = True) -> bytes:
-        """Protect *data* and return one blob: token, text, padding.
-
-        With *encrypt* False it is signed and stays readable, if the package can do
-        that. Raises: SspiError.
-        """
+        """Protect *data* and return one blob: token, text, padding. With *encrypt*
+        False it is signed and stays readable, if the package can do that."""
         data = _view(data)
         return b"".join(self._encrypt(data, encrypt))
 
     def unwrap(self, blob: Buffer) -> Message:
-        """Open what the peer's wrap() made.
-
-        Raises: SspiError; the message then counts as not received.
-        """
+        """Open what the peer's wrap() made. If that fails, it was not received."""
         blob = _view(blob)
         with self._message(_INTEGRITY | _CONFIDENTIALITY, blob) as frame:
             length = len(blob)
@@ -783,15 +765,12 @@ class Context(_Owner):
             return Message(frame.read(1, length), encrypted)
 
     def seal(self, data: Buffer) -> tuple[bytes, bytes]:
-        """Encrypt *data* and return (token, ciphertext). Raises: SspiError."""
+        """Encrypt *data* and return (token, ciphertext)."""
         data = _view(data)
         return self._encrypt(data, True)
 
     def unseal(self, token: Buffer, ciphertext: Buffer) -> bytes:
-        """Decrypt what the peer sealed.
-
-        Raises: SspiError, also if the peer signed it and did not encrypt it.
-        """
+        """Decrypt what the peer sealed. SspiError also if it was only signed."""
         token, ciphertext = _view(token), _view(ciphertext)
         with self._message(_CONFIDENTIALITY, token, ciphertext) as frame:
             frame.check_length("token", token, frame.trailer)
@@ -814,10 +793,8 @@ class Context(_Owner):
             return frame.read(1, len(room))
 
     def verify(self, data: Buffer, signature: Buffer) -> None:
-        """Return if *signature* is the peer's over *data*, the next in turn.
-
-        Raises: SspiError, SEC_E_MESSAGE_ALTERED or SEC_E_OUT_OF_SEQUENCE.
-        """
+        """Return if *signature* is the peer's over *data*, the next in turn. Else
+        SspiError, SEC_E_MESSAGE_ALTERED or SEC_E_OUT_OF_SEQUENCE."""
         data, signature = _view(data), _view(signature)
         with self._message(_INTEGRITY, data, signature) as frame:
             frame.check_length("signature", signature, frame.signature)
@@ -896,7 +873,12 @@ class _Handles(_NotCopied):
         # ALLOCATED_MEMORY is always granted: a provider that wrote nothing at all
         # is asked again (Wine's NTLM).
         if not self._attributes and self.open:
-            self._attributes = _context_flags(self.secur32, self.context)
+            flags = ULONG(0)  # SecPkgContext_Flags has this one member
+            try:
+                _query(self.secur32, self.context, SECPKG_ATTR_FLAGS, flags)
+                self._attributes = flags.value
+            except SspiError:
+                pass
         return self._attributes
 
     def negotiated(self) -> str:
@@ -914,7 +896,7 @@ class _Handles(_NotCopied):
         Windows grants MUTUAL_AUTH to NTLM too, which cannot prove who the server is
         (dotnet/runtime#131192). "Negotiate" names no package that could.
         """
-        granted = wanted and self.attributes() & wanted
+        granted = self.attributes() & wanted
         if granted & _MUTUAL_AUTH:
             if self.negotiated().lower() in ("", "ntlm", "negotiate"):
                 granted &= ~_MUTUAL_AUTH
@@ -924,12 +906,9 @@ class _Handles(_NotCopied):
         """Make *owner* the one owner of this, who is reported if it forgets it."""
         import weakref  # not at the top: importing us would take a tenth longer
 
-        what = "a flow was dropped in the middle of its handshake"
-        if isinstance(owner, _Owner):
-            what = f"a {type(owner).__name__} was never closed"
         if self._net is not None:
             self._net.detach()
-        self._net = weakref.finalize(owner, _close_forgotten, self, what)
+        self._net = weakref.finalize(owner, _close_forgotten, self, type(owner))
         return owner
 
     def report_if_dropped(self) -> None:
@@ -961,19 +940,20 @@ class _SharedCredential(_NotCopied):
             _release(self._held, self.secur32.FreeCredentialsHandle)
 
 
-def _close_forgotten(handles: _Handles, what: str) -> None:
+def _close_forgotten(handles: _Handles, kind: type) -> None:
     forgotten = handles in handles.credential.shares
     handles.close()
     if forgotten:
         import warnings
-
+        what = f"a {kind.__name__} was never closed"
+        if not issubclass(kind, _Owner):
+            what = "a flow was dropped in the middle of its handshake"
         warnings.warn(f"sspi_client: {what}", ResourceWarning, 2)
 
 
 def _local_time(stamp: int) -> datetime | None:
     """Convert [100 ns since 1601-01-01 local time]; None for never and for 0."""
     from datetime import datetime, timedelta
-
     if stamp <= 0:
         return None
     try:
@@ -1006,10 +986,8 @@ def tls_server_end_point(certificate: Buffer) -> bytes:
 
     *certificate*: DER, as SSLSocket.getpeercert(True) returns it.
 
-    Returns: b"tls-server-end-point:" + the hash of the whole certificate, by the
-        hash function of its signature.
-    Raises: TypeError if it is not bytes; ValueError if it is not one whole DER
-        certificate.
+    Returns: b"tls-server-end-point:" + its hash, by the function of its signature.
+    Raises: TypeError; ValueError if it is not one whole DER certificate.
     """
     try:
         der = bytes(memoryview(certificate))
@@ -1021,7 +999,6 @@ def tls_server_end_point(certificate: Buffer) -> bytes:
     if b"-----BEGIN CERTIFICATE" in der:
         raise ValueError("this is PEM; ssl.PEM_cert_to_DER_cert() makes DER of it")
     import hashlib
-
     try:
         name = _signature_hash(der)
     except ValueError as problem:
@@ -1136,10 +1113,8 @@ def _initialize(handles: _Handles, request: _Request, reply: bytes | None) -> To
     """Make one leg: the token, and what SSPI says along with it.
 
     The context is invalid before the first leg and holds the newest handle after
-    each. attributes and expiry start from zero: some providers write neither.
-
-    Raises: SspiError, with the error token if there is one.
-    Frees: the output buffer, whatever the status.
+    each. attributes and expiry start from zero: some providers write neither. The
+    output buffer is freed whatever the status; an SspiError has the error token.
     """
     secur32, context = handles.secur32, handles.context
     inputs = _inputs(reply, request.channel_bindings)
@@ -1198,10 +1173,8 @@ class _Buffers:
         self.lay_out(*parts)
 
     def lay_out(self, *parts: tuple[int, Any]) -> None:
-        """Copy and describe *parts*: BufferType, and bytes-like content or room.
-
-        The memory is never resized from here on: SSPI has its address.
-        """
+        """Copy and describe *parts*: BufferType, and bytes-like content or room. The
+        memory is never resized from here on: SSPI has its address."""
         contents = [content for _, content in parts]
         lengths = list(map(len, contents))
         total = sum(lengths)
@@ -1218,11 +1191,8 @@ class _Buffers:
             address += length
 
     def read(self, index: int, room: int) -> bytes:
-        """Return what SSPI left in a part, clipped to the *room* it had [bytes].
-
-        SSPI may move a part, as DecryptMessage does in a STREAM, but not out of
-        what it was given.
-        """
+        """Return what SSPI left in a part, clipped to the *room* it had [bytes]. SSPI
+        may move a part, as DecryptMessage does in a STREAM, but not out of these."""
         part = self.parts[index]
         length = min(part.cbBuffer, room)
         if not length:
@@ -1248,11 +1218,9 @@ class _Frame(_Buffers):
         super().__init__()
         self.secur32, self.context = handles.secur32, handles.context
         self.is_ntlm = _same_package(package, NTLM)
-        self.signature: int = sizes.cbMaxSignature
-        self.trailer: int = sizes.cbSecurityTrailer
+        self.signature, self.trailer = sizes.cbMaxSignature, sizes.cbSecurityTrailer
         self.block: int = sizes.cbBlockSize
-        padding = SECBUFFER_PADDING, bytes(self.block)
-        self.padding = (padding,) if self.block else ()
+        self.padding = ((SECBUFFER_PADDING, bytes(self.block)),) if self.block else ()
 
     def check_length(self, what: str, view: Buffer, longest: int) -> None:
         # Before SSPI sees it: NTLM's tokens have one length, and it would read as
@@ -1295,20 +1263,9 @@ def _view(data: Buffer) -> Any:
     name, which may be a message in clear text, and a traceback would show it.
     """
     try:
-        view = memoryview(data)
-        bytewise = view.format == "B" and view.ndim == 1 and view.c_contiguous
-        return view if bytewise else view.cast("B")
+        return memoryview(data).cast("B")
     except TypeError:  # a view with gaps cannot be cast
         return None
-
-
-def _context_flags(secur32: Any, context: SecHandle) -> int:
-    flags = ULONG(0)  # SecPkgContext_Flags has this one member
-    try:
-        _query(secur32, context, SECPKG_ATTR_FLAGS, flags)
-    except SspiError:
-        return 0
-    return flags.value
 
 
 def _session_key(secur32: Any, context: SecHandle) -> bytes:
@@ -1339,10 +1296,7 @@ def _negotiated_package(secur32: Any, context: SecHandle) -> str:
         _free_buffer(secur32, answer.PackageInfo)
 
 
-def _user_name(
-    secur32: Any, handle: SecHandle, attribute: int,
-    function: str = "QueryContextAttributesW",
-) -> str:
+def _user_name(secur32: Any, handle: SecHandle, attribute: int, function: str) -> str:
     names = SecPkgContext_NamesW()  # SecPkgCredentials_NamesW is the same
     try:
         _query(secur32, handle, attribute, names, function)
@@ -1438,13 +1392,11 @@ def _write_identity(
 ) -> Any:
     """Fill *memory*, which the caller wipes, and return what pAuthData points at.
 
-    The plain structure, or the EX one for a package list; that exists for the
-    current logon too, with NULL for its strings. Lengths are in [UTF-16 code units],
-    or [bytes] for an ANSI identity; the list is then ANSI as well, which the SDK
-    does not spell out. Unit by unit: encode() would leave a second copy of the
+    The plain structure of sspi.h, or the EX one for a package list; that exists for
+    the current logon too, with NULL for its strings. Lengths are in [UTF-16 code
+    units], or [bytes] for an ANSI identity; the list is then ANSI as well, which the
+    SDK does not spell out. Unit by unit: encode() would leave a second copy of the
     password that nobody wipes.
-
-    Source: sspi.h, SEC_WINNT_AUTH_IDENTITY_W, SEC_WINNT_AUTH_IDENTITY_EXW.
     """
     auth: Any = SEC_WINNT_AUTH_IDENTITY_W()
     if package_list is not None:
@@ -1455,8 +1407,8 @@ def _write_identity(
         auth.Flags = SEC_WINNT_AUTH_IDENTITY_ANSI
     place = 0
     for field, password in _identity_strings(identity, package_list):
-        start = place
-        setattr(auth, field, addressof(memory) + start * sizeof(memory._type_))
+        setattr(auth, field, addressof(memory) + place * sizeof(memory._type_))
+        setattr(auth, field + "Length", _count_units(password))
         for character in password:
             point = character if isinstance(character, int) else ord(character)
             if point > 0xFFFF:  # a surrogate pair
@@ -1465,8 +1417,7 @@ def _write_identity(
                 place += 1
             memory[place] = point
             place += 1
-        setattr(auth, field + "Length", place - start)
-        place += 1
+        place += 1  # the NUL
     return auth
 
 
@@ -1482,8 +1433,9 @@ def _identity_strings(
 
 
 def _count_units(password: str | bytes) -> int:
-    more = 0 if isinstance(password, bytes) else sum(c > "\uffff" for c in password)
-    return len(password) + more
+    if isinstance(password, bytes) or password.isascii():
+        return len(password)
+    return len(password) + sum(c > "\uffff" for c in password)
 
 
 def _bytes_at(address: int | None, length: int) -> bytes:
@@ -1879,7 +1831,6 @@ def spn(service: str, host: str, port: int | None = None) -> str:
 def _ipv6_address(host: str) -> str:
     """Return an IPv6 literal without brackets and zone; "" for any other host."""
     import ipaddress
-
     bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
     address = bare.partition("%")[0]
     try:
@@ -2055,7 +2006,6 @@ def _http_flow(
     names: tuple[str, str, str],
 ) -> HttpFlow:
     import base64
-
     leg, context, (scheme, package, target) = 0, None, names
     try:
         if scheme not in offered:
@@ -2158,7 +2108,6 @@ def _http_answer(answer: Any) -> tuple[int, list[str]]:
 
 def _http_token(values: list[str], scheme: str) -> bytes:
     import base64
-
     word = next(filter(None, _http_entries(values, scheme)), "")
     try:
         return base64.b64decode(word, validate=True)
@@ -2222,11 +2171,10 @@ def packages(secur32: object = None) -> list[Package]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: diagnose [SPN], or explain STATUS.
 
-    Returns: the exit status. 0; 1 if diagnose could not make a token; 2 for what is
-        no status, for wrong usage, and for diagnose off Windows.
+    Returns: 0; 1 if diagnose could not make a token; 2 for what is no status, for
+        wrong usage, and for diagnose off Windows.
     """
     import argparse
-
     about = "Windows SSPI authentication, client side."
     parser = argparse.ArgumentParser("sspi_client", description=about)
     parser.add_argument("--version", action="version", version=__version__)
@@ -2298,7 +2246,6 @@ def _diagnose(target: str | None, package: str, as_json: bool) -> int:
         facts["error"] = str(refused)
     if as_json:
         import json
-
         print(json.dumps(facts, indent=2))
     else:
         _print_facts(facts)
@@ -2307,7 +2254,6 @@ def _diagnose(target: str | None, package: str, as_json: bool) -> int:
 
 def _machine_facts(backend: Any) -> dict[str, Any]:
     import hashlib
-
     try:
         with open(__file__, "rb") as own:
             digest = hashlib.sha256(own.read()).hexdigest()
