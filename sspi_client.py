@@ -2758,7 +2758,8 @@ class _FakeCalls:
 
     def FreeCredentialsHandle(self, phCredential: Any) -> None:
         credential = self._find(phCredential, self.credentials, "credential")
-        if any(context.credential is credential for context in self.contexts.values()):
+        contexts = self.contexts.copy().values()  # other threads go on
+        if any(context.credential is credential for context in contexts):
             self.fake.crimes.append("a credential was freed before its context")
         self._bury(self.credentials, phCredential)
 

@@ -32,6 +32,7 @@ import functools
 import getpass
 import sys
 import threading
+import uuid
 from typing import (
     Any,
     AsyncIterator,
@@ -378,19 +379,20 @@ class SspiTransport(_Logon, httpx.BaseTransport):
         return answer
 
     def _run(self, lane: _Lane[httpx.HTTPTransport], steps: Steps) -> httpx.Response:
-        done: Any = None
+        held: list[Any] = [None]  # popped as it goes on: no traceback shows a token
         with contextlib.closing(steps):
             while True:
                 try:
-                    step = steps.send(done)
+                    step = steps.send(held.pop())
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 if isinstance(step, httpx.Request):
-                    done = lane.transport.handle_request(step)
+                    held.append(lane.transport.handle_request(step))
                 elif isinstance(step, httpx.Response):
                     _read(step)
+                    held.append(None)
                 else:
-                    done = step()
+                    held.append(step())
 
     def _give_back(self, lane: _Lane[httpx.HTTPTransport], alive: bool) -> None:
         self._places.release()
@@ -460,9 +462,10 @@ class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Connections are of no use outside of their event loop.
+        # Connections are of no use outside of their event loop. anyio before 4.10 knows
+        # a RunVar by its name: with one name, transports would share their connections.
         self._of_loop: anyio.lowlevel.RunVar[_AsyncLanes] = anyio.lowlevel.RunVar(
-            "lanes")
+            f"lanes {uuid.uuid4()}")
 
     def _here(self) -> _AsyncLanes:
         try:
@@ -503,19 +506,20 @@ class AsyncSspiTransport(_Logon, httpx.AsyncBaseTransport):
     async def _run(
         self, lane: _Lane[httpx.AsyncHTTPTransport], steps: Steps
     ) -> httpx.Response:
-        done: Any = None
+        held: list[Any] = [None]  # popped as it goes on: no traceback shows a token
         with contextlib.closing(steps):
             while True:
                 try:
-                    step = steps.send(done)
+                    step = steps.send(held.pop())
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 if isinstance(step, httpx.Request):
-                    done = await lane.transport.handle_async_request(step)
+                    held.append(await lane.transport.handle_async_request(step))
                 elif isinstance(step, httpx.Response):
                     await _aread(step)
+                    held.append(None)
                 else:
-                    done = await _in_thread(step)
+                    held.append(await _in_thread(step))
 
     async def aclose(self) -> None:
         """Close every connection of this event loop, also those still read from."""

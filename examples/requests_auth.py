@@ -217,6 +217,7 @@ class SspiConnection(Base):
     _proven = _logged_on_for_good = _answering = False
     _through: Any = None  # set_tunnel()'s arguments
     _page = ""  # the URL of the request that is under way
+    _origin: Any = None  # scheme and host of the last one, through a proxy any
 
     def connect(self) -> None:
         self._forget()  # a new connection is judged anew
@@ -245,6 +246,10 @@ class SspiConnection(Base):
         self._asked = (method, url, body, dict(headers or {}), options)
         self._offset = body.tell() if _can_seek(body) else None
         self._page = self._url(url)
+        origin = urlsplit(self._page)[:2]
+        if origin != self._origin:  # a forward proxy's connection serves many hosts
+            self._forget()
+            self._origin = origin
         self._host = _host(headers or {}, self._page)
         self._cookies = _LegCookies(self._page)
         at_once = self.logon.preemptive and self.logon.is_for(self._page)
@@ -300,8 +305,12 @@ class SspiConnection(Base):
                 self._end(done.value, legs)
                 self._cookies.hand_over(_inner(answer))
                 return answer
-            self._make_free(_inner(answer), first=legs == 0)
-            self._cookies.take(_inner(answer))
+            try:
+                self._make_free(_inner(answer), first=legs == 0)
+                self._cookies.take(_inner(answer))
+            except BaseException:
+                held.clear()  # or this frame would show a token
+                raise
             self._send(held.pop())  # if that raises, this frame holds no token
             self.sock.settimeout(patience)
             answer, legs = super().getresponse(), legs + 1

@@ -170,8 +170,12 @@ class SspiConnection(http.client.HTTPConnection):
                 self._end(done.value, legs)
                 self._cookies.hand_over(answer)
                 return answer
-            self._make_free(answer, first=legs == 0)
-            self._cookies.take(answer)
+            try:
+                self._make_free(answer, first=legs == 0)
+                self._cookies.take(answer)
+            except BaseException:
+                held.clear()  # or this frame would show a token
+                raise
             self._send(held.pop())  # if that raises, this frame holds no token
             answer, legs = super().getresponse(), legs + 1
             reply = answer.status, _challenges(answer)

@@ -38,7 +38,7 @@ def test_every_row_names_tests_that_exist():
 
 STANDARD = {
     "argparse", "asyncio", "concurrent", "contextlib", "functools", "getpass", "io",
-    "sys", "threading", "typing", "weakref", "__future__",
+    "sys", "threading", "uuid", "typing", "weakref", "__future__",
 }
 
 

@@ -453,6 +453,25 @@ def test_forty_blocked_legs_hold_up_no_other_thread():
         asyncio.run(main())
 
 
+@ASYNC
+def test_transports_of_two_users_share_no_connection_in_one_loop(backend):
+    with world(SYNC) as here:
+        site = here.serve(Acceptor())
+        users = [
+            mounted(site, secur32=here.fake, identity=sspi_client.Identity(*names))
+            for names in (("CORP\\alice", "Secret123!"), ("CORP\\alice", "wrong"))
+        ]
+
+        async def main():
+            async with httpx.AsyncClient(mounts=users[0]) as right:
+                async with httpx.AsyncClient(mounts=users[1]) as wrong:
+                    assert (await right.get(site.url)).content == THE_PAGE
+                    with pytest.raises(httpx_auth.LogonError):
+                        await wrong.get(site.url)
+
+        anyio.run(main, backend=backend)
+
+
 # -- Bodies --------------------------------------------------------------------
 
 

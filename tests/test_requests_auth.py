@@ -375,3 +375,30 @@ def test_command_has_help_for_every_option(capsys):
         lines = said.partition("\n\n")[2].splitlines()  # behind the usage
         line = next(line for line in lines if line.strip().startswith(option))
         assert len(line.split()) > 2, line
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["proven-host-first", "alone"])
+def test_proof_of_one_host_does_not_serve_another_behind_one_proxy(first):
+    """urllib3 sends the requests for all http hosts over one connection of a proxy."""
+    wants_a_logon = http_outcomes.Acceptor()
+
+    def behave(request, line):
+        if "b.test" in request.path:
+            return http_outcomes.Reply(200, body=b"nothing was proven")
+        return wants_a_logon(request, line)
+
+    with http_outcomes.world(Driver, services=["HTTP/a.test"]) as here:
+        proxy = wants_a_logon.site = here.serve(behave)
+        adapter = requests_auth.SspiAdapter(
+            secur32=here.fake, hosts=["a.test", "b.test"],
+            require=2,  # ISC_RET.MUTUAL_AUTH
+        )  # fmt: skip
+        with requests.Session() as session:
+            session.trust_env = False
+            session.proxies = {"http": proxy.origin}
+            session.mount("http://", adapter)
+            if first:
+                answer = session.get("http://a.test/", timeout=PATIENCE)
+                assert answer.status_code == 200
+            with pytest.raises(requests_auth.LogonError, match="MUTUAL_AUTH_FAILED"):
+                session.get("http://b.test/", timeout=PATIENCE)
