@@ -1953,11 +1953,10 @@ def _describe_kerberos(message: bytes) -> str:
 
 
 def http_authenticate(
-    host: str, status: int, challenges: Challenges,
-    identity: Identity | None = None, *, target: str | None = None,
-    package: str | None = None, certificate: Buffer | None = None,
-    flags: int = DEFAULT_FLAGS, require: int = 0, allow_ntlm: bool = True,
-    credential: Credential | None = None, secur32: Any = None,
+    host: str, status: int, challenges: Challenges, identity: Identity | None = None, *,
+    target: str | None = None, package: str | None = None,
+    certificate: Buffer | None = None, flags: int = DEFAULT_FLAGS, require: int = 0,
+    allow_ntlm: bool = True, credential: Credential | None = None, secur32: Any = None,
 ) -> HttpFlow:
     """Log on to the HTTP server, or proxy, that answered *status*: 401, or 407.
 
@@ -1987,8 +1986,7 @@ def http_authenticate(
     asked = status in (401, 407)
     offered = [s for s in (NEGOTIATE, NTLM) if asked and _http_entries(values, s)]
     ntlm = allow_ntlm and not require & _MUTUAL_AUTH  # which NTLM cannot do
-    if package is None:
-        package = NTLM if ntlm and offered == [NTLM] else NEGOTIATE
+    package = package or (NTLM if ntlm and offered == [NTLM] else NEGOTIATE)
     if package.lower() not in ("negotiate", "kerberos", "ntlm"):
         raise ValueError(f"package {package}: HTTP has Negotiate, Kerberos and NTLM")
     scheme = NTLM if _same_package(package, NTLM) and NTLM in offered else NEGOTIATE
