@@ -16,44 +16,43 @@
             context = done.value
             break
 
-`context = sspi_client.drive(flow, exchange)` is that loop. Use the context
-with `with`, or close() it: it owns handles inside Windows.
+`context = sspi_client.drive(flow, exchange)` is that loop. Use the context in a `with`
+block, or close() it: it owns handles inside Windows.
 
 What it promises:
-- Every token that must be sent is yielded, the last one too. `token.final`
-  means SSPI expects no reply.
-- Every handle and every buffer is released exactly once, however the flow
-  ends: return, error, close(), throw(), or a flow that is dropped. The context
-  goes before its credential. What Ctrl-C can still leak is written at
-  _release(); nothing is ever released twice.
-- A password lives in one buffer of ours, which is wiped before the call that
-  needed it returns. No message, repr or warning contains a password or the
-  bytes of a token, and no traceback of ours shows them among its locals.
-- An error names the function that refused, the status, the package, the
-  target and the leg, and says what to check.
-- What a provider claims is not proof. MUTUAL_AUTH counts only if the package
-  that was negotiated can keep it: NTLM cannot.
+- Every token that must be sent is yielded, the last one too. `token.final` means that
+  SSPI expects no reply.
+- Every handle and every buffer is released exactly once, however the flow ends:
+  return, error, close(), throw(), or a flow that is dropped. The context goes before
+  its credential. What Ctrl-C can still leak is written at _release(); nothing is ever
+  released twice.
+- A password is copied into one buffer of ours, which is wiped before the call that
+  needed it returns. No message, repr or warning contains a password or the bytes of a
+  token, and no traceback of ours shows them among its locals.
+- An error names the function that refused, the status, the package, the target and the
+  leg, and says what to check.
+- What a provider claims is not proof. MUTUAL_AUTH counts only if the package that was
+  negotiated can keep it: NTLM cannot.
 
-What it touches: secur32.dll, loaded from System32 by the first call that needs
-it, never at import. It opens no socket and no file, reads no environment,
-starts no thread, logs nothing and makes no ctypes callback; of the command
-line, `diagnose` reads this one file to hash it. SSPI itself may ask a domain
-controller, and then a leg blocks; other Python threads run meanwhile. One flow
-serves one connection, in one thread at a time.
+What it touches: secur32.dll, loaded from System32 by the first call that needs it,
+never at import. It opens no socket and no file, reads no environment, starts no
+thread, logs nothing and makes no ctypes callback; of the command line, `diagnose`
+reads this one file to hash it. SSPI itself may ask a domain controller, and then a leg
+blocks; other Python threads run meanwhile. One flow serves one connection, in one
+thread at a time.
 
 Out of scope: servers, transports, keytabs, smart cards, Schannel.
 
-Sections 3 to 10 are all that a logon runs: 3 vocabulary, 4 the flow,
-5 identities and names, 6 the context, 7 bindings, 8 the steps, 9 the binding,
-10 the ABI. Calls go down the page. Behind them stands what serves people and
-protocols: 11 what a status means, 12 names of tokens, 13 HTTP, 14 the command
-line. A copy that is cut at the line starting with a comment sign and 8< is
-complete.
+Sections 3 to 10 are all that a logon runs: 3 vocabulary, 4 the flow, 5 identities, 6
+the context, 7 bindings, 8 the steps, 9 the binding, 10 the ABI. Calls go down the
+page. Behind them stands what serves people and protocols: 11 what a status means, 12
+names of services and tokens, 13 HTTP, 14 packages and the command line. A copy that is
+cut at the line starting with a comment sign and 8< is complete.
 """
 
 # -- 2. Imports ----------------------------------------------------------------
-# May touch: the standard library. typing is for checkers alone: importing it
-# would cost more time than all the rest of this file.
+# May touch: the standard library. typing is for checkers alone: importing it would cost
+# more time than all the rest of this file, so typing.get_type_hints() fails on it.
 
 from __future__ import annotations
 
@@ -105,45 +104,27 @@ class _Bits(IntFlag):
 class ISC_REQ(_Bits):
     """What a flow may ask SSPI for: sspi.h, ISC_REQ_*. Other bits may be added."""
 
-    DELEGATE = 0x00000001
-    MUTUAL_AUTH = 0x00000002
-    REPLAY_DETECT = 0x00000004
-    SEQUENCE_DETECT = 0x00000008
-    CONFIDENTIALITY = 0x00000010
-    USE_SESSION_KEY = 0x00000020
-    ALLOCATE_MEMORY = 0x00000100
-    USE_DCE_STYLE = 0x00000200
-    CONNECTION = 0x00000800
-    EXTENDED_ERROR = 0x00004000
-    INTEGRITY = 0x00010000
-    IDENTIFY = 0x00020000
-    NO_INTEGRITY = 0x00800000
+    DELEGATE, MUTUAL_AUTH, REPLAY_DETECT, SEQUENCE_DETECT = 0x1, 0x2, 0x4, 0x8
+    CONFIDENTIALITY, USE_SESSION_KEY, ALLOCATE_MEMORY = 0x10, 0x20, 0x100
+    USE_DCE_STYLE, CONNECTION, EXTENDED_ERROR = 0x200, 0x800, 0x4000
+    INTEGRITY, IDENTIFY, NO_INTEGRITY = 0x10000, 0x20000, 0x800000
 
 
 class ISC_RET(_Bits):
     """What SSPI granted: sspi.h, ISC_RET_*. Unknown bits are kept."""
 
-    DELEGATE = 0x00000001
-    MUTUAL_AUTH = 0x00000002
-    REPLAY_DETECT = 0x00000004
-    SEQUENCE_DETECT = 0x00000008
-    CONFIDENTIALITY = 0x00000010
-    USE_SESSION_KEY = 0x00000020
-    ALLOCATED_MEMORY = 0x00000100
-    USED_DCE_STYLE = 0x00000200
-    CONNECTION = 0x00000800
-    EXTENDED_ERROR = 0x00004000
-    INTEGRITY = 0x00010000
-    IDENTIFY = 0x00020000
-    NULL_SESSION = 0x00040000
+    DELEGATE, MUTUAL_AUTH, REPLAY_DETECT, SEQUENCE_DETECT = 0x1, 0x2, 0x4, 0x8
+    CONFIDENTIALITY, USE_SESSION_KEY, ALLOCATED_MEMORY = 0x10, 0x20, 0x100
+    USED_DCE_STYLE, CONNECTION, EXTENDED_ERROR = 0x200, 0x800, 0x4000
+    INTEGRITY, IDENTIFY, NULL_SESSION = 0x10000, 0x20000, 0x40000
 
 
 #: MUTUAL_AUTH, REPLAY_DETECT, SEQUENCE_DETECT, CONFIDENTIALITY, INTEGRITY
 DEFAULT_FLAGS = ISC_REQ(0x0001001E)
 
 # The same bits as plain integers: arithmetic on an IntFlag is ten times slower.
-_DELEGATE, _MUTUAL_AUTH = 0x00000001, 0x00000002
-_CONFIDENTIALITY, _INTEGRITY, _NULL_SESSION = 0x00000010, 0x00010000, 0x00040000
+_DELEGATE, _MUTUAL_AUTH, _CONFIDENTIALITY = 0x1, 0x2, 0x10
+_INTEGRITY, _NULL_SESSION = 0x10000, 0x40000
 
 
 class Token(bytes):
@@ -208,8 +189,7 @@ class SspiError(Exception):
 
     @property
     def hint(self) -> str:
-        """What it usually means and what to check; else the system's own text, in
-        its language, or an empty string."""
+        """What it usually means and what to check; else the system's text, or ""."""
         return self._hint or _explanation(self.status) or _system_text(self.status)
 
     def __str__(self) -> str:
@@ -224,18 +204,6 @@ def _annotate(error: BaseException, package: str, *where: Any) -> None:
     """Tell an SspiError its package, target and leg, unless it knows them."""
     if isinstance(error, SspiError) and error.package is None:
         error.package, (error.target, error.leg) = package, [*where, None, None][:2]
-
-
-class Package:
-    """A security package: its name, what the system says about it, the length of its
-    longest token [bytes], and its capabilities: sspi.h, SECPKG_FLAG_*."""
-
-    def __init__(self, name: str, comment: str, max_token: int, capabilities: int):
-        self.name, self.comment = name, comment
-        self.max_token, self.capabilities = max_token, capabilities
-
-    def __repr__(self) -> str:
-        return f"<Package {_printable(self.name)}, tokens to {self.max_token} bytes>"
 
 
 class _NotCopied:
@@ -253,6 +221,12 @@ class _Owner(_NotCopied):
     """Base of the public objects that own handles."""
 
     _handles: _Handles
+    _where: tuple[str, ...]  # package and target, for errors
+
+    @property
+    def expires(self) -> datetime | None:
+        """When it expires [local time], None for never or unknown."""
+        return _local_time(self._handles.expiry)
 
     def close(self) -> None:
         """Release what it owns. Closing again does nothing."""
@@ -261,6 +235,14 @@ class _Owner(_NotCopied):
     def _check_open(self) -> None:
         if not self._handles.open:
             raise RuntimeError(f"this {type(self).__name__} is closed")
+
+    def _ask(self, step: Callable[..., Result], handle: Any, *facts: Any) -> Result:
+        self._check_open()
+        try:
+            return step(self._handles.secur32, handle, *facts)
+        except SspiError as refused:
+            _annotate(refused, *self._where)
+            raise
 
     def __enter__(self: Owner) -> Owner:
         return self
@@ -280,11 +262,18 @@ def _same_package(package: str, known: str) -> bool:
 
 def _printable(text: str) -> str:
     """Escape what a terminal or a log must not get: line ends, ESC, surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _check_name(label: str, name: str) -> None:
+    flaw = _flaw(name, label)
+    if flaw:
+        raise ValueError(flaw)
+
+
+def _expect(label: str, value: object, kind: str, right: bool) -> None:
+    if not right:
+        raise TypeError(f"{label} must be {kind}, not {type(value).__name__}")
 
 
 # -- 4. The flow ---------------------------------------------------------------
@@ -318,24 +307,16 @@ def authenticate(
     Accepts: the peer's reply to it [bytes], or None if it sent none. A reply to a
         final token is not looked at.
     Returns: the Context, as StopIteration.value.
-    Raises: TypeError or ValueError here for a wrong argument, OSError here off
-        Windows without *secur32*; SspiError from the generator, and TypeError for
-        a reply that is not bytes.
+    Raises: TypeError, ValueError or, off Windows without *secur32*, OSError here;
+        SspiError from the generator, and TypeError for a reply that is not bytes.
     Owns: the generator owns every handle until it returns; then you do.
-    Blocks: while SSPI asks a domain controller. Run it in a thread if you cannot
-        wait.
+    Blocks: while SSPI asks a domain controller; use a thread if you cannot wait.
     """
     _check_credential(identity, package, allow_ntlm)
     request = _Request(target, package, flags, require, channel_bindings, allow_ntlm)
     handles = _Handles(_SharedCredential(_backend(secur32)))
-
-    def acquire() -> None:
-        handles.credential.acquire(package, identity, allow_ntlm)
-
-    return handles.watch(_flow(request, handles, acquire), _DROPPED)
-
-
-_DROPPED = "a flow was dropped in the middle of its handshake"
+    wanted = handles.credential, package, identity, allow_ntlm
+    return handles.watch(_flow(request, handles, _acquire, *wanted))
 
 
 def drive(
@@ -369,10 +350,7 @@ def drive(
 class Credential(_Owner):
     """A credential handle for many logons, from any number of threads.
 
-    *identity* None means the user who is logged on.
-
-    Raises: SspiError if SSPI refuses; TypeError or ValueError for a wrong
-        argument; OSError off Windows without *secur32*.
+    Raises: SspiError if SSPI refuses; otherwise as authenticate().
     Frees: close() forbids new flows. The handle is released when the last flow or
         context that uses it closes.
     """
@@ -382,13 +360,13 @@ class Credential(_Owner):
         allow_ntlm: bool = True, secur32: object = None,
     ) -> None:
         _check_credential(identity, package, allow_ntlm)
-        self.package, self._allow_ntlm = package, allow_ntlm
+        self.package, self._allow_ntlm, self._where = package, allow_ntlm, (package,)
         self._shared = _SharedCredential(_backend(secur32))
         self._handles = _Handles(self._shared)  # the share that close() gives up
-        self._handles.watch(self, "a Credential was never closed")
+        self._handles.watch(self)
         try:
             self._handles.join()
-            self._shared.acquire(package, identity, allow_ntlm)
+            self._handles.expiry = _acquire(self._shared, package, identity, allow_ntlm)
         except BaseException as reason:
             self.close()
             _annotate(reason, package)
@@ -398,15 +376,12 @@ class Credential(_Owner):
         self, target: str, *, flags: int = DEFAULT_FLAGS, require: int = 0,
         channel_bindings: bytes | None = None,
     ) -> Generator[Token, bytes | None, Context]:
-        """Like authenticate() of the module, with this credential.
-
-        Raises: RuntimeError, here or from the first next(), if it is closed.
-        """
+        """As authenticate(). RuntimeError, here or from next(), if it is closed."""
         options = flags, require, channel_bindings, self._allow_ntlm
         request = _Request(target, self.package, *options)
         self._check_open()
         handles = _Handles(self._shared)
-        return handles.watch(_flow(request, handles, self._check_open), _DROPPED)
+        return handles.watch(_flow(request, handles, self._check_open))
 
     @property
     def user(self) -> str:
@@ -414,31 +389,14 @@ class Credential(_Owner):
         share = _Handles(self._shared)  # so that close() in a thread has to wait
         try:
             share.join()
-            self._check_open()
             facts = SECPKG_CRED_ATTR_NAMES, "QueryCredentialsAttributesW"
-            return _user_name(self._shared.secur32, self._shared.handle, *facts)
-        except SspiError as refused:
-            _annotate(refused, self.package)
-            raise
+            return self._ask(_user_name, self._shared.handle, *facts)
         finally:
             share.close()
-
-    @property
-    def expires(self) -> datetime | None:
-        """When it expires [local time], None for never or unknown."""
-        return _local_time(self._shared.expiry)
 
     def __repr__(self) -> str:
         state = "" if self._handles.open else ", closed"
         return f"<Credential {_printable(self.package)}{state}>"
-
-
-def packages(secur32: object = None) -> list[Package]:
-    """List the security packages of this machine.
-
-    Raises: SspiError; OSError off Windows without *secur32*.
-    """
-    return _enumerate(_backend(secur32))
 
 
 class _Request:
@@ -453,29 +411,30 @@ class _Request:
         _check_bits("require", require)
         _check_bindings(channel_bindings)
         self.target, self.package = target, package
+        self.channel_bindings = channel_bindings
         self.flags, self.require = int(flags), int(require)
         if self.flags & _DELEGATE:
             self.flags |= _MUTUAL_AUTH  # or the delegate may be anybody
-        self.channel_bindings = channel_bindings
         # NTLM cannot keep MUTUAL_AUTH, so not even its first token may leave.
         self.refuses_ntlm = not allow_ntlm or bool(self.require & _MUTUAL_AUTH)
         if self.refuses_ntlm and _same_package(package, NTLM):
-            raise ValueError(
-                "package NTLM with allow_ntlm=False or require=MUTUAL_AUTH: NTLM "
-                "cannot prove who the server is"
-            )
+            why = "NTLM cannot prove who the server is"
+            raise ValueError(f"package NTLM, allow_ntlm=False or MUTUAL_AUTH: {why}")
 
 
-def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> Flow:
+def _flow(
+    request: _Request, handles: _Handles, acquire: Callable[..., object], *wanted: Any
+) -> Flow:
     leg, reply = 0, None
     try:
         handles.join()
-        acquire()
+        acquire(*wanted)
         while True:
             leg += 1
-            token = handles.step(request, reply)
-            if request.refuses_ntlm:
-                _refuse_ntlm(token)
+            token = _initialize(handles, request, reply)
+            if request.refuses_ntlm and token.count(_NTLMSSP):
+                hint = _NTLM_FORBIDDEN
+                raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
             if token.final:
                 break
             reply = _checked_reply((yield token), token)
@@ -487,10 +446,11 @@ def _flow(request: _Request, handles: _Handles, acquire: Callable[[], None]) -> 
         handles.report_if_dropped()
         handles.close()
         _annotate(reason, request.package, request.target, leg or None)
-        if isinstance(reason, SspiError) and reply is not None:
-            reason._hint = _refusal(reply, reason.hint)
-        if isinstance(reason, SspiError) and request.refuses_ntlm:
-            reason.token = b"" if _NTLMSSP in reason.token else reason.token
+        if isinstance(reason, SspiError):
+            if reply is not None:
+                reason._hint = _refusal(reply, reason.hint)
+            if request.refuses_ntlm and _NTLMSSP in reason.token:
+                reason.token = b""
         raise
 
 
@@ -500,58 +460,47 @@ def _checked_reply(reply: bytes | None, token: bytes) -> bytes:
         raise TypeError("the reply is str; did you forget base64.b64decode()?")
     right = reply is None or isinstance(reply, (bytes, bytearray, memoryview))
     _expect("the reply", reply, "bytes", right)
-    reply = bytes(reply or b"")
+    reply = Token(reply or b"")  # as such, no traceback shows it
     if reply and reply != token:
         return reply
-    echoed, reply = bool(reply), None
-    hint = (
-        "The reply is our own last token: the transport echoed it, or the wrong "
-        "variable was sent back."
-    )
-    if not echoed:
-        hint = (
-            "The peer sent no token, and the handshake is not finished: it refused us "
-            "(with NTLM usually the password), or it does not speak this package. Or "
-            "next() was called twice, or drive() got a flow that had begun."
-        )
+    hint, reply = _ECHO if reply else _NO_REPLY, None
     raise SspiError(SEC_E_INVALID_TOKEN, "authenticate", hint=hint)
 
 
-def _refuse_ntlm(token: bytes) -> None:
-    if _NTLMSSP in token:
-        hint = (
-            "NTLM was about to be used, and allow_ntlm=False or require=MUTUAL_AUTH "
-            "forbids it; no NTLM was sent. Kerberos was unavailable: check the SPN "
-            "(setspn -Q SPN) and the ticket (klist)."
-        )
-        raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
+_NTLM_FORBIDDEN = (
+    "NTLM was about to be used, and allow_ntlm=False or require=MUTUAL_AUTH forbids "
+    "it; no NTLM was sent. Kerberos was unavailable: check the SPN (setspn -Q SPN) and "
+    "the ticket (klist)."
+)
+_ECHO = (
+    "The reply is our own last token: the transport echoed it, or the wrong variable "
+    "was sent back."
+)
+_NO_REPLY = (
+    "The peer sent no token, and the handshake is not finished: it refused us (with "
+    "NTLM usually the password), or it does not speak this package. Or next() was "
+    "called twice, or drive() got a flow that had begun."
+)
 
 
 def _check_granted(handles: _Handles, request: _Request) -> None:
-    """Raise unless SSPI granted what the flow requires.
-
-    A null session satisfies nothing: nobody is logged on in it.
-    """
+    """Raise unless SSPI granted what the flow requires."""
     if not request.require:
         return
-    granted = handles.attributes()
-    if request.require & granted & _MUTUAL_AUTH and not handles.is_mutual():
-        granted &= ~_MUTUAL_AUTH
-    missing = request.require & ~granted
-    if granted & _NULL_SESSION:
+    missing = request.require & ~handles.granted(request.require)
+    if handles.attributes() & _NULL_SESSION:  # nobody is logged on
         hint = f"{ISC_RET(request.require)} was required; this is a null session."
     elif missing:
-        package = handles.negotiated() or request.package
-        package = _printable(package)
+        package = _printable(handles.negotiated() or request.package)
         hint = f"{package} did not grant {ISC_RET(missing)}, which was required."
     else:
         return
     raise SspiError(SEC_E_SECURITY_QOS_FAILED, "authenticate", hint=hint)
 
 
-# -- 5. Identities and names ---------------------------------------------------
+# -- 5. Identities -------------------------------------------------------------
 # May touch: nothing. What a caller may say, checked before SSPI hears it. No
-# function below that can raise has a password in a local of another name.
+# function of this section that can raise has a password in a local of another name.
 
 
 class Identity(_NotCopied):
@@ -560,9 +509,8 @@ class Identity(_NotCopied):
     str is passed as UTF-16 with the UNICODE flag; bytes are passed as they are
     with the ANSI flag, all of them or none. With *domain* None, "DOMAIN\\user" is
     split at the first backslash, and "user@suffix" stays whole with an empty
-    domain. No domain is invented: "" leaves the choice to Windows.
-
-    Python cannot wipe a str; the copy that SSPI reads is ours and is wiped.
+    domain. No domain is invented: "" leaves the choice to Windows. Python cannot wipe
+    a str or bytes; the copy that SSPI reads is ours and is wiped.
 
     Raises: TypeError for a wrong type or a mixture. ValueError for an empty user,
         a NUL, a control character, a name longer than 32,766 [UTF-16 code units],
@@ -589,10 +537,11 @@ class Identity(_NotCopied):
                 "the user name has a domain of its own: leave out domain for "
                 "'CORP\\alice' and for 'alice@corp.example.com'"
             )
-        flaw = _flaw(user, "user") or _flaw(domain, "domain")
+        flaw = "" if user else "the user name is empty"
+        flaw = flaw or _flaw(user, "user") or _flaw(domain, "domain")
         flaw = flaw or _flaw(password, "password")
-        if flaw or not user:
-            raise ValueError(flaw or "the user name is empty")
+        if flaw:
+            raise ValueError(flaw)
         self.user, self.domain, self._password = user, domain, password
 
     @classmethod
@@ -610,71 +559,19 @@ class Identity(_NotCopied):
             that this machine does not have; otherwise as Identity().
         """
         _expect("code_page", code_page, "int", type(code_page) is int)
-        kinds = [type(user), type(password)] + [type(domain)] * (domain is not None)
-        for kind in kinds:
+        for kind in type(user), type(password), type(b"" if domain is None else domain):
             if not issubclass(kind, bytes):
                 raise TypeError(f"each part must be bytes, not {kind.__name__}")
         if _decode_ansi(b"x", code_page) is None:
             raise ValueError(f"this machine has no code page {code_page}")
-        names = [_decode_ansi(user, code_page), _decode_ansi(domain or b"", code_page)]
-        if None in names or _decode_ansi(password, code_page) is None:
+        name, realm = (_decode_ansi(part or b"", code_page) for part in (user, domain))
+        if None in (name, realm, _decode_ansi(password, code_page)):
             raise ValueError(f"bytes that mean nothing in code page {code_page}")
-        return cls(
-            names[0] or "", _decode_ansi(password, code_page) or "",
-            None if domain is None else names[1],
-        )
+        realm = None if domain is None else realm
+        return cls(name or "", _decode_ansi(password, code_page) or "", realm)
 
     def __repr__(self) -> str:
         return f"Identity({self.user!r}, ..., {self.domain!r})"
-
-
-def spn(service: str, host: str, port: int | None = None) -> str:
-    """Compose a service principal name: "HTTP/host" or "MSSQLSvc/host:1433".
-
-    The host is taken as it is, without a DNS lookup, which an attacker could
-    answer. An international name becomes its A-label (RFC 3490). An IPv6 address
-    may have brackets, and loses its zone.
-
-    Raises: TypeError; ValueError for a URL, a part that is no bare name, a port
-        outside 1..65535.
-    """
-    for label, part in (("service", service), ("host", host)):
-        _expect(label, part, "str", isinstance(part, str))
-        if "://" in part:
-            raise ValueError(f"{label} is a URL; give its host name alone")
-    address = _ipv6_address(host)
-    name = address or _a_label(host)
-    for label, part in ("service", service), ("host", name):
-        marks = "/@\\,[]" + ("" if part is address else ":")
-        if not part or any(c in marks or c.isspace() or c == "\0" for c in part):
-            raise ValueError(f"{label} must be a bare name, without / @ : \\ , blanks")
-        _check_name(label, part)
-    if port is None:
-        return f"{service}/{name}"
-    _expect("port", port, "int", type(port) is int)
-    if not 0 < port < 65536:
-        raise ValueError(f"port must be 1 to 65535, not {port}")
-    return f"{service}/[{name}]:{port}" if address else f"{service}/{name}:{port}"
-
-
-def _ipv6_address(host: str) -> str:
-    """Return an IPv6 literal without brackets and zone; "" for any other host."""
-    import ipaddress
-
-    bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
-    address = bare.partition("%")[0]
-    try:
-        ipaddress.IPv6Address(address)
-    except ValueError:
-        return ""
-    return address
-
-
-def _a_label(host: str) -> str:
-    try:
-        return host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError:
-        raise ValueError("host is no name that DNS could have") from None
 
 
 def _split_user(user: str | bytes) -> tuple[str | bytes, str | bytes]:
@@ -698,35 +595,28 @@ def _check_kinds(user: type, password: type, domain: type) -> None:
             "a user name without a password: Windows has no kinit. Give both, or pass "
             "no Identity for the user who is logged on"
         )
-    kind = bytes if issubclass(user, bytes) else str
-    if domain is type(None):
-        domain = kind
+    domain = user if domain is type(None) else domain
     for label, given in ("user", user), ("password", password), ("domain", domain):
         if not issubclass(given, (str, bytes)):
             raise TypeError(f"{label} must be str or bytes, not {given.__name__}")
-        if not issubclass(given, kind):
+        if issubclass(given, bytes) != issubclass(user, bytes):
             raise TypeError("user, password and domain must be all str or all bytes")
 
 
-def _decode_ansi(password: bytes, code_page: int) -> str | None:
+def _decode_ansi(password: Any, code_page: int) -> str | None:
     """Decode, or return None. Never raises: an exception would hold the bytes."""
     import codecs
-
     try:
         if sys.platform == "win32":
             return codecs.code_page_decode(code_page, password, "strict", True)[0]
         names = {0: "cp1252", 1: "cp437", 65001: "utf-8"}
         codec = names.get(code_page, f"cp{code_page}")
-        if not codec.startswith("cp125"):
-            return password.decode(codec)
-        # Python leaves holes in these pages; from 0x80 to 0x9F Windows fills them
-        # with the C1 control of that number.
-        octets = [password[i : i + 1] for i in range(len(password))]
-        lenient = [b"\x80" <= octet <= b"\x9f" for octet in octets]
-        return "".join(
-            octet.decode(codec, "ignore" if hole else "strict") or chr(octet[0])
-            for octet, hole in zip(octets, lenient)
-        )
+        # Python leaves holes in some pages; from 0x80 to 0x9F Windows fills them with
+        # the C1 control of that number.
+        holes = {0xDC00 + octet: octet for octet in range(0x80, 0xA0)}
+        errors = "surrogateescape" if codec.startswith("cp125") else "strict"
+        password = password.decode(codec, errors).translate(holes)
+        return None if any("\ud800" <= c <= "\udfff" for c in password) else password
     except (LookupError, OSError, OverflowError, ValueError):  # UnicodeError is one
         return None
 
@@ -740,9 +630,7 @@ def _check_target(target: str) -> None:
     _check_name("target", target)
 
 
-def _check_credential(
-    identity: Identity | None, package: str, allow_ntlm: bool
-) -> None:
+def _check_credential(identity: object, package: str, allow_ntlm: bool) -> None:
     known = identity is None or isinstance(identity, Identity)
     _expect("identity", identity, "Identity", known)
     _expect("package", package, "str", isinstance(package, str))
@@ -751,10 +639,8 @@ def _check_credential(
         raise ValueError("package must be a name such as 'Negotiate'")
     _check_name("package", package)
     if not (allow_ntlm or package.lower() in ("negotiate", "kerberos")):
-        raise ValueError(
-            f"package {_printable(package)} with allow_ntlm=False: only Negotiate and "
-            "Kerberos can keep that"
-        )
+        only = "only Negotiate and Kerberos can keep that"
+        raise ValueError(f"package {_printable(package)} with allow_ntlm=False: {only}")
 
 
 def _check_bits(label: str, bits: int) -> None:
@@ -763,33 +649,21 @@ def _check_bits(label: str, bits: int) -> None:
         raise ValueError(f"{label} must fit in 32 bits")
 
 
-def _check_name(label: str, name: str) -> None:
-    flaw = _flaw(name, label)
-    if flaw:
-        raise ValueError(flaw)
-
-
 _LONGEST_NAME = 32766  # [UTF-16 code units]: what a UNICODE_STRING holds beside NUL
 _CONTROLS = frozenset(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]))
 
 
 def _flaw(password: str | bytes, label: str) -> str:
-    """Say what is wrong with a string for SSPI, or return "". Never raises.
-
-    It may be a password, hence its name here; a password may hold any character
-    but NUL.
-    """
+    """Say what is wrong with a string for SSPI, or return "". Never raises: it may be
+    a password, hence its name here. That may hold any character but NUL."""
     if _count_units(password) > _LONGEST_NAME:
         return f"{label} is longer than {_LONGEST_NAME} UTF-16 code units"
-    password = _ascii(password)
-    if "\0" in password:
+    if 0 in password if isinstance(password, bytes) else "\0" in password:
         return f"{label} holds a NUL, at which SSPI would cut it"
-    if label == "password" or _CONTROLS.isdisjoint(password):
+    if label == "password" or _CONTROLS.isdisjoint(_ascii(password)):
         return ""
-    return (
-        f"{label} holds a control character; in Python source a backslash is written "
-        "twice, as in 'CORP\\\\alice'"
-    )
+    advice = "in Python source a backslash is written twice, as in 'CORP\\\\alice'"
+    return f"{label} holds a control character; {advice}"
 
 
 def _ascii(name: str | bytes) -> str:
@@ -797,14 +671,9 @@ def _ascii(name: str | bytes) -> str:
     return name if isinstance(name, str) else name.decode("ascii", "replace")
 
 
-def _expect(label: str, value: object, kind: str, right: bool) -> None:
-    if not right:
-        raise TypeError(f"{label} must be {kind}, not {type(value).__name__}")
-
-
 # -- 6. The context ------------------------------------------------------------
-# May touch: handles and message frames, as opaque values. Every owner of a handle
-# is defined here.
+# May touch: handles and message frames, as opaque values. What holds a handle is
+# defined here; a Credential (section 4) holds its own through a _Handles.
 #
 # A handle is 16 bytes of ours that SSPI fills in (8 on 32 bits), so the memory
 # itself tells whether there is something to release: it stays true when an
@@ -830,93 +699,78 @@ class Context(_Owner):
     Messages may be any bytes-like objects, which are not modified. Use a context
     from one thread at a time: messages are numbered in each direction.
 
-    Raises: RuntimeError from any call that needs SSPI after close().
+    Raises: SspiError from each that asks SSPI, and RuntimeError after close().
     Owns: the context handle and its share of the credential, until close() or the
         end of a `with` block. Forgetting to close is a ResourceWarning.
     """
 
     def __init__(self, handles: _Handles, request: _Request) -> None:
         self.target, self.requested_package = request.target, request.package
-        self._handles = handles
+        self._handles, self._where = handles, (request.package, request.target)
         self._sent = self._received = 0  # messages in each direction
         self._frames: list[_Frame] = []  # to be used again
-        handles.watch(self, "a Context was never closed")
+        handles.watch(self)
 
     @property
     def package(self) -> str:
-        """The package that was negotiated. Raises: SspiError."""
-        return self._ask(_negotiated_package)
+        """The package that was negotiated."""
+        return self._ask(_negotiated_package, self._handles.context)
 
     @property
     def user(self) -> str:
-        """Who we are to the peer: "CORP\\alice". Raises: SspiError."""
-        return self._ask(_user_name, SECPKG_ATTR_NAMES)
+        """Who we are to the peer: "CORP\\alice"."""
+        facts = SECPKG_ATTR_NAMES, "QueryContextAttributesW"
+        return self._ask(_user_name, self._handles.context, *facts)
 
     @property
     def flags(self) -> ISC_RET:
         """What SSPI granted. MUTUAL_AUTH is among it only if the negotiated package
-        can keep it; after close() that cannot be asked, and it is left out."""
-        granted = self._handles.attributes()
-        if granted & _MUTUAL_AUTH and not self._handles.is_mutual():
-            granted &= ~_MUTUAL_AUTH
-        return ISC_RET(granted)
-
-    @property
-    def expires(self) -> datetime | None:
-        """When it expires [local time], None for never or unknown."""
-        return _local_time(self._handles.expiry)
+        can keep it; what was not asked before close() counts as one that cannot."""
+        return ISC_RET(self._handles.granted(0xFFFFFFFF))
 
     @property
     def sizes(self) -> SecPkgContext_Sizes:
         """cbMaxToken, cbMaxSignature, cbBlockSize, cbSecurityTrailer [bytes]."""
         sizes = SecPkgContext_Sizes()
-        self._ask(_query, SECPKG_ATTR_SIZES, sizes)
+        self._ask(_query, self._handles.context, SECPKG_ATTR_SIZES, sizes)
         return sizes
 
     @property
     def session_key(self) -> bytes:
-        """The key that both sides share [bytes]. Raises: SspiError."""
-        return self._ask(_session_key)
+        """The key that both sides share [bytes]."""
+        return self._ask(_session_key, self._handles.context)
 
     def wrap(self, data: Buffer, encrypt: bool = True) -> bytes:
-        """Protect *data* and return one blob: token, text, padding.
-
-        With *encrypt* False it is signed and stays readable, if the package can do
-        that. Raises: SspiError.
-        """
+        """Protect *data* and return one blob: token, text, padding. With *encrypt*
+        False it is signed and stays readable, if the package can do that."""
         data = _view(data)
         return b"".join(self._encrypt(data, encrypt))
 
     def unwrap(self, blob: Buffer) -> Message:
-        """Open what the peer's wrap() made.
-
-        Raises: SspiError; the message then counts as not received.
-        """
+        """Open what the peer's wrap() made. If that fails, it was not received."""
         blob = _view(blob)
         with self._message(_INTEGRITY | _CONFIDENTIALITY, blob) as frame:
-            length = _length(blob)
+            length = len(blob)
             if frame.is_ntlm:  # it does not look for its token inside a message
-                token, text = frame.hold(blob[: frame.trailer], blob[frame.trailer :])
+                token, text = blob[: frame.trailer], blob[frame.trailer :]
+                frame.views += token, text
                 frame.check_length("token", token, frame.trailer)
                 frame.lay_out((SECBUFFER_TOKEN, token), (SECBUFFER_DATA, text))
             else:
                 frame.check_length("message", blob, length)
-                frame.lay_out((SECBUFFER_STREAM, blob), (SECBUFFER_DATA, 0))
+                frame.lay_out((SECBUFFER_STREAM, blob), (SECBUFFER_DATA, b""))
                 frame.parts[1].pvBuffer = None  # SSPI will point into the stream
             encrypted = frame.open("DecryptMessage", self._received)
             self._received += 1
             return Message(frame.read(1, length), encrypted)
 
     def seal(self, data: Buffer) -> tuple[bytes, bytes]:
-        """Encrypt *data* and return (token, ciphertext). Raises: SspiError."""
+        """Encrypt *data* and return (token, ciphertext)."""
         data = _view(data)
         return self._encrypt(data, True)
 
     def unseal(self, token: Buffer, ciphertext: Buffer) -> bytes:
-        """Decrypt what the peer sealed.
-
-        Raises: SspiError, also if the peer signed it and did not encrypt it.
-        """
+        """Decrypt what the peer sealed. SspiError also if it was only signed."""
         token, ciphertext = _view(token), _view(ciphertext)
         with self._message(_CONFIDENTIALITY, token, ciphertext) as frame:
             frame.check_length("token", token, frame.trailer)
@@ -926,22 +780,21 @@ class Context(_Owner):
             if not encrypted:
                 hint = "The peer signed it in clear text."
                 raise SspiError(SEC_E_QOP_NOT_SUPPORTED, "Context", hint=hint)
-            return frame.read(1, _length(ciphertext))
+            return frame.read(1, len(ciphertext))
 
     def sign(self, data: Buffer) -> bytes:
         """Return the signature of *data*, as long as SSPI made it [bytes]."""
         data = _view(data)
         with self._message(_INTEGRITY, data) as frame:
-            frame.lay_out((SECBUFFER_DATA, data), (SECBUFFER_TOKEN, frame.signature))
+            room = bytes(frame.signature)
+            frame.lay_out((SECBUFFER_DATA, data), (SECBUFFER_TOKEN, room))
             frame.protect("MakeSignature", 0, self._sent)
             self._sent += 1
-            return frame.read(1, frame.signature)
+            return frame.read(1, len(room))
 
     def verify(self, data: Buffer, signature: Buffer) -> None:
-        """Return if *signature* is the peer's over *data*, the next in turn.
-
-        Raises: SspiError, SEC_E_MESSAGE_ALTERED or SEC_E_OUT_OF_SEQUENCE.
-        """
+        """Return if *signature* is the peer's over *data*, the next in turn. Else
+        SspiError, SEC_E_MESSAGE_ALTERED or SEC_E_OUT_OF_SEQUENCE."""
         data, signature = _view(data), _view(signature)
         with self._message(_INTEGRITY, data, signature) as frame:
             frame.check_length("signature", signature, frame.signature)
@@ -952,16 +805,12 @@ class Context(_Owner):
     def _encrypt(self, data: Any, encrypt: bool) -> tuple[bytes, bytes]:
         needed = _CONFIDENTIALITY if encrypt else _INTEGRITY
         with self._message(needed, data) as frame:
-            parts = [(SECBUFFER_TOKEN, frame.trailer), (SECBUFFER_DATA, data)]
-            if frame.block:
-                parts.append((SECBUFFER_PADDING, frame.block))
-            frame.lay_out(*parts)
+            token = SECBUFFER_TOKEN, bytes(frame.trailer)
+            frame.lay_out(token, (SECBUFFER_DATA, data), *frame.padding)
             quality = 0 if encrypt else SECQOP_WRAP_NO_ENCRYPT
             frame.protect("EncryptMessage", quality, self._sent)
             self._sent += 1
-            text = frame.read(1, _length(data))
-            if frame.block:
-                text += frame.read(2, frame.block)
+            text = frame.read(1, len(data)) + frame.read(2, frame.block)
             return frame.read(0, frame.trailer), text
 
     def _message(self, needed: int, *views: Any) -> _Frame:
@@ -973,6 +822,9 @@ class Context(_Owner):
         """
         try:
             self._check_open()
+            for view in views:
+                if view is None:
+                    raise TypeError("a message must be bytes-like, in one piece")
             if not self._handles.attributes() & needed:
                 hint = f"{ISC_RET(needed)} was not granted, and this needs it."
                 raise SspiError(SEC_E_QOP_NOT_SUPPORTED, "Context", hint=hint)
@@ -981,19 +833,13 @@ class Context(_Owner):
             except IndexError:
                 frame = _Frame(self._handles, self.package, self.sizes)
         except BaseException as reason:
-            _let_go(views)
-            _annotate(reason, self.requested_package, self.target)
+            for view in views:
+                if view is not None:
+                    view.release()
+            _annotate(reason, *self._where)
             raise
-        frame.begin(views, self._frames, self.requested_package, self.target)
+        frame.views, frame.pool, frame.where = views, self._frames, self._where
         return frame
-
-    def _ask(self, step: Callable[..., Result], *facts: Any) -> Result:
-        self._check_open()
-        try:
-            return step(self._handles.secur32, self._handles.context, *facts)
-        except SspiError as refused:
-            _annotate(refused, self.requested_package, self.target)
-            raise
 
     def __repr__(self) -> str:
         package = self._handles.negotiated() or self.requested_package
@@ -1008,9 +854,8 @@ class _Handles(_NotCopied):
     def __init__(self, credential: _SharedCredential) -> None:
         self.credential, self.secur32 = credential, credential.secur32
         self.context = _no_handle()
-        self.expiry = 0
         self._held = [self.context]  # _release() takes it out
-        self._attributes = 0
+        self.expiry = self._attributes = 0
         self._package = ""
         self._net: Any = None
 
@@ -1023,18 +868,17 @@ class _Handles(_NotCopied):
         # it was closed in between, our share decides when it goes: no lock needed.
         self.credential.shares.add(self)
 
-    def step(self, request: _Request, reply: bytes | None) -> Token:
-        token, self._attributes, self.expiry = _initialize(
-            self.secur32, self.credential.handle, self.context, request, reply
-        )
-        return token
-
     def attributes(self) -> int:
         """The ISC_RET bits as SSPI granted them."""
         # ALLOCATED_MEMORY is always granted: a provider that wrote nothing at all
         # is asked again (Wine's NTLM).
         if not self._attributes and self.open:
-            self._attributes = _context_flags(self.secur32, self.context)
+            flags = ULONG(0)  # SecPkgContext_Flags has this one member
+            try:
+                _query(self.secur32, self.context, SECPKG_ATTR_FLAGS, flags)
+                self._attributes = flags.value
+            except SspiError:
+                pass
         return self._attributes
 
     def negotiated(self) -> str:
@@ -1046,23 +890,25 @@ class _Handles(_NotCopied):
                 pass
         return self._package
 
-    def is_mutual(self) -> bool:
-        """Whether a granted MUTUAL_AUTH is worth anything.
+    def granted(self, wanted: int) -> int:
+        """Those of the *wanted* bits that were granted and are worth something.
 
-        Windows grants the bit to NTLM too, which cannot prove who the server is
+        Windows grants MUTUAL_AUTH to NTLM too, which cannot prove who the server is
         (dotnet/runtime#131192). "Negotiate" names no package that could.
         """
-        package = self.negotiated()
-        doubtful = any(_same_package(package, name) for name in (NTLM, NEGOTIATE))
-        return bool(package) and not doubtful
+        granted = self.attributes() & wanted
+        if granted & _MUTUAL_AUTH:
+            if self.negotiated().lower() in ("", "ntlm", "negotiate"):
+                granted &= ~_MUTUAL_AUTH
+        return granted
 
-    def watch(self, owner: Result, what: str) -> Result:
+    def watch(self, owner: Result) -> Result:
         """Make *owner* the one owner of this, who is reported if it forgets it."""
         import weakref  # not at the top: importing us would take a tenth longer
 
         if self._net is not None:
             self._net.detach()
-        self._net = weakref.finalize(owner, _close_forgotten, self, what)
+        self._net = weakref.finalize(owner, _close_forgotten, self, type(owner))
         return owner
 
     def report_if_dropped(self) -> None:
@@ -1085,18 +931,8 @@ class _SharedCredential(_NotCopied):
     def __init__(self, secur32: Any) -> None:
         self.secur32 = secur32
         self.handle = _no_handle()
-        self.expiry = 0
         self.shares: set[_Handles] = set()
         self._held = [self.handle]
-
-    def acquire(
-        self, package: str, identity: Identity | None, allow_ntlm: bool
-    ) -> None:
-        plain = allow_ntlm or not _same_package(package, NEGOTIATE)
-        package_list = None if plain else "!ntlm"
-        self.expiry = _acquire(
-            self.secur32, self.handle, package, identity, package_list
-        )
 
     def leave(self, share: _Handles) -> None:
         self.shares.discard(share)
@@ -1104,19 +940,20 @@ class _SharedCredential(_NotCopied):
             _release(self._held, self.secur32.FreeCredentialsHandle)
 
 
-def _close_forgotten(handles: _Handles, what: str) -> None:
+def _close_forgotten(handles: _Handles, kind: type) -> None:
     forgotten = handles in handles.credential.shares
     handles.close()
     if forgotten:
         import warnings
-
+        what = f"a {kind.__name__} was never closed"
+        if not issubclass(kind, _Owner):
+            what = "a flow was dropped in the middle of its handshake"
         warnings.warn(f"sspi_client: {what}", ResourceWarning, 2)
 
 
 def _local_time(stamp: int) -> datetime | None:
     """Convert [100 ns since 1601-01-01 local time]; None for never and for 0."""
     from datetime import datetime, timedelta
-
     if stamp <= 0:
         return None
     try:
@@ -1149,10 +986,8 @@ def tls_server_end_point(certificate: Buffer) -> bytes:
 
     *certificate*: DER, as SSLSocket.getpeercert(True) returns it.
 
-    Returns: b"tls-server-end-point:" + the hash of the whole certificate, by the
-        hash function of its signature.
-    Raises: TypeError if it is not bytes; ValueError if it is not one whole DER
-        certificate.
+    Returns: b"tls-server-end-point:" + its hash, by the function of its signature.
+    Raises: TypeError; ValueError if it is not one whole DER certificate.
     """
     try:
         der = bytes(memoryview(certificate))
@@ -1164,7 +999,6 @@ def tls_server_end_point(certificate: Buffer) -> bytes:
     if b"-----BEGIN CERTIFICATE" in der:
         raise ValueError("this is PEM; ssl.PEM_cert_to_DER_cert() makes DER of it")
     import hashlib
-
     try:
         name = _signature_hash(der)
     except ValueError as problem:
@@ -1250,19 +1084,17 @@ def _der_bounds(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _acquire(
-    secur32: Any, handle: SecHandle, package: str, identity: Identity | None,
-    package_list: str | None,
+    shared: _SharedCredential, package: str, identity: Identity | None, allow_ntlm: bool
 ) -> int:
-    """Fill *handle* with an outbound credential and return its expiry.
-
-    Raises: SspiError; *handle* is then invalid, as it was.
-    """
-    expiry = TimeStamp()
+    """Fill the handle with an outbound credential and return its expiry."""
+    handle, expiry = shared.handle, TimeStamp()
+    plain = allow_ntlm or not _same_package(package, NEGOTIATE)
+    package_list = None if plain else "!ntlm"
     memory = _identity_memory(identity, package_list)
     try:
         try:
             auth = _write_identity(memory, identity, package_list) if memory else None
-            status = secur32.AcquireCredentialsHandleW(
+            status = shared.secur32.AcquireCredentialsHandleW(
                 None, _wide(package), SECPKG_CRED_OUTBOUND,  # pszPrincipal
                 None, None if auth is None else byref(auth),  # pvLogonId
                 None, None, handle, expiry,  # pGetKeyFn, pvGetKeyArgument
@@ -1271,35 +1103,30 @@ def _acquire(
             memset(memory, 0, sizeof(memory))
     finally:  # again: Ctrl-C may have come just before
         memset(memory, 0, sizeof(memory))
-    if status != SEC_E_OK:
-        _invalidate(handle)
+    if status & _ERROR_BIT:
+        _invalidate(handle)  # nothing to release, whatever SSPI left in it
     _check(status, "AcquireCredentialsHandleW")
     return expiry.value
 
 
-def _initialize(
-    secur32: Any, credential: SecHandle, context: SecHandle, request: _Request,
-    reply: bytes | None,
-) -> tuple[Token, int, int]:
-    """Make one leg and return (token, attributes, expiry).
+def _initialize(handles: _Handles, request: _Request, reply: bytes | None) -> Token:
+    """Make one leg: the token, and what SSPI says along with it.
 
-    *context* is invalid before the first leg and holds the newest handle after
-    each. attributes and expiry start from zero: some providers write neither.
-
-    Raises: SspiError, with the error token if there is one.
-    Frees: the output buffer, whatever the status.
+    The context is invalid before the first leg and holds the newest handle after
+    each. attributes and expiry start from zero: some providers write neither. The
+    output buffer is freed whatever the status; an SspiError has the error token.
     """
-    inputs = _lay_out_inputs(reply, request.channel_bindings)
-    output = _Buffers()
-    output.lay_out((SECBUFFER_TOKEN, 0))  # SSPI allocates
+    secur32, context = handles.secur32, handles.context
+    inputs = _inputs(reply, request.channel_bindings)
+    output = _Buffers((SECBUFFER_TOKEN, b""))  # SSPI allocates
     given = output.parts[0]
     attributes, expiry = ULONG(0), TimeStamp()
     function = "InitializeSecurityContextW"
     try:
         status = secur32.InitializeSecurityContextW(
-            credential, None if reply is None else context, _wide(request.target),
-            request.flags | ISC_REQ_ALLOCATE_MEMORY, 0, SECURITY_NATIVE_DREP,
-            None if inputs is None else inputs.descriptor, 0,
+            handles.credential.handle, None if reply is None else context,
+            _wide(request.target), request.flags | ISC_REQ_ALLOCATE_MEMORY, 0,
+            SECURITY_NATIVE_DREP, None if inputs is None else inputs.descriptor, 0,
             context, output.descriptor, attributes, expiry,
         )
         if reply is None and status & _ERROR_BIT:
@@ -1315,12 +1142,11 @@ def _initialize(
         _expect_answer(given.pvBuffer or not given.cbBuffer, function)
     finally:
         _free_buffer(secur32, given.pvBuffer)
-    return token, attributes.value, expiry.value
+    handles._attributes, handles.expiry = attributes.value, expiry.value
+    return token
 
 
-def _lay_out_inputs(
-    reply: bytes | None, channel_bindings: bytes | None
-) -> _Buffers | None:
+def _inputs(reply: bytes | None, channel_bindings: bytes | None) -> _Buffers | None:
     """Build pInput: the reply, then the bindings; None if there is neither."""
     parts = [] if reply is None else [(SECBUFFER_TOKEN, reply)]
     if channel_bindings is not None:
@@ -1328,11 +1154,7 @@ def _lay_out_inputs(
         header.cbApplicationDataLength = len(channel_bindings)
         header.dwApplicationDataOffset = sizeof(header)
         parts.append((SECBUFFER_CHANNEL_BINDINGS, bytes(header) + channel_bindings))
-    if not parts:
-        return None
-    inputs = _Buffers()
-    inputs.lay_out(*parts)
-    return inputs
+    return _Buffers(*parts) if parts else None
 
 
 class _Buffers:
@@ -1343,27 +1165,25 @@ class _Buffers:
     Nothing immutable is ever written to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *parts: tuple[int, Any]) -> None:
         buffers = (SecBuffer * 3)()
         self.parts = tuple(buffers)
         self.descriptor = SecBufferDesc(SECBUFFER_VERSION, 0, buffers)
-        self.memory: bytearray | None = None
-        self._address = 0
         self.function = ""  # the one that was called last
+        self.lay_out(*parts)
 
-    def lay_out(self, *parts: tuple[int, Buffer | int]) -> None:
-        """Copy and describe *parts*: BufferType, and its content or room [bytes].
-
-        The memory is never resized from here on: SSPI has its address.
-        """
-        lengths = [p if isinstance(p, int) else _length(p) for _, p in parts]
+    def lay_out(self, *parts: tuple[int, Any]) -> None:
+        """Copy and describe *parts*: BufferType, and bytes-like content or room. The
+        memory is never resized from here on: SSPI has its address."""
+        contents = [content for _, content in parts]
+        lengths = list(map(len, contents))
         total = sum(lengths)
         if total > 0xFFFFFFFF:
             raise ValueError(f"a message of {total} bytes; SSPI counts in 32 bits")
-        contents = [bytes(p) if isinstance(p, int) else p for _, p in parts]
-        memory = self.memory = bytearray().join(contents)
+        memory = bytearray().join(contents)
         # Of one byte, not of an array: ctypes would make a type for every length.
         address = addressof(c_ubyte.from_buffer(memory)) if memory else 0
+        self.memory: bytearray | None = memory
         self._address = address
         self.descriptor.cBuffers = len(parts)
         for buffer, (kind, _), length in zip(self.parts, parts, lengths):
@@ -1371,11 +1191,8 @@ class _Buffers:
             address += length
 
     def read(self, index: int, room: int) -> bytes:
-        """Return what SSPI left in a part, clipped to the *room* it had [bytes].
-
-        SSPI may move a part, as DecryptMessage does in a STREAM, but not out of
-        what it was given.
-        """
+        """Return what SSPI left in a part, clipped to the *room* it had [bytes]. SSPI
+        may move a part, as DecryptMessage does in a STREAM, but not out of these."""
         part = self.parts[index]
         length = min(part.cbBuffer, room)
         if not length:
@@ -1393,27 +1210,22 @@ class _Frame(_Buffers):
     Its memory does not: that holds plaintext.
     """
 
-    def __init__(
-        self, handles: _Handles, package: str, sizes: SecPkgContext_Sizes
-    ) -> None:
+    views: tuple[Any, ...]  # of the caller's buffers, to be released
+    pool: list[_Frame]  # where it goes back to
+    where: tuple[str, ...]  # package and target, for errors
+
+    def __init__(self, handles: _Handles, package: str, sizes: SecPkgContext_Sizes):
         super().__init__()
         self.secur32, self.context = handles.secur32, handles.context
         self.is_ntlm = _same_package(package, NTLM)
-        self.signature: int = sizes.cbMaxSignature
-        self.trailer: int = sizes.cbSecurityTrailer
+        self.signature, self.trailer = sizes.cbMaxSignature, sizes.cbSecurityTrailer
         self.block: int = sizes.cbBlockSize
-
-    def begin(self, views: tuple[Any, ...], pool: list[_Frame], *where: str) -> None:
-        self._views, self._pool, self._where = views, pool, where
-
-    def hold(self, *views: Any) -> tuple[Any, ...]:
-        self._views += views
-        return views
+        self.padding = ((SECBUFFER_PADDING, bytes(self.block)),) if self.block else ()
 
     def check_length(self, what: str, view: Buffer, longest: int) -> None:
         # Before SSPI sees it: NTLM's tokens have one length, and it would read as
         # many bytes; those of Kerberos may be shorter than announced.
-        length = _length(view)
+        length = len(view)
         if not 0 < length <= longest or (self.is_ntlm and length != longest):
             due = longest if self.is_ntlm else f"1 to {longest}"
             hint = f"A {what} of {length} bytes, where {due} are due."
@@ -1435,47 +1247,25 @@ class _Frame(_Buffers):
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        _let_go(self._views)
-        self.memory, self._views = None, ()
+        for view in self.views:
+            view.release()
+        self.memory, self.views = None, ()
         if error is not None:
-            _annotate(error, *self._where)
-        self._pool.append(self)
-        del self._pool  # or we would own each other
+            _annotate(error, *self.where)
+        self.pool.append(self)
+        del self.pool  # or we would own each other
 
 
 def _view(data: Buffer) -> Any:
     """Look at a bytes-like object byte by byte; None for anything else.
 
-    _length() complains about None, not we: our caller still has *data* under that
+    _message() complains about None, not we: our caller still has *data* under that
     name, which may be a message in clear text, and a traceback would show it.
     """
     try:
-        view = memoryview(data)
-        bytewise = view.format == "B" and view.ndim == 1 and view.c_contiguous
-        return view if bytewise else view.cast("B")
+        return memoryview(data).cast("B")
     except TypeError:  # a view with gaps cannot be cast
         return None
-
-
-def _length(part: Buffer | None) -> int:
-    if part is None:
-        raise TypeError("a message must be bytes-like, in one piece; encode str first")
-    return len(part)
-
-
-def _let_go(views: tuple[Any, ...]) -> None:
-    for view in views:
-        if view is not None:
-            view.release()
-
-
-def _context_flags(secur32: Any, context: SecHandle) -> int:
-    flags = ULONG(0)  # SecPkgContext_Flags has this one member
-    try:
-        _query(secur32, context, SECPKG_ATTR_FLAGS, flags)
-    except SspiError:
-        return 0
-    return flags.value
 
 
 def _session_key(secur32: Any, context: SecHandle) -> bytes:
@@ -1506,10 +1296,7 @@ def _negotiated_package(secur32: Any, context: SecHandle) -> str:
         _free_buffer(secur32, answer.PackageInfo)
 
 
-def _user_name(
-    secur32: Any, handle: SecHandle, attribute: int,
-    function: str = "QueryContextAttributesW",
-) -> str:
+def _user_name(secur32: Any, handle: SecHandle, attribute: int, function: str) -> str:
     names = SecPkgContext_NamesW()  # SecPkgCredentials_NamesW is the same
     try:
         _query(secur32, handle, attribute, names, function)
@@ -1527,22 +1314,6 @@ def _query(
     if status != SEC_E_OK:
         memset(byref(answer), 0, sizeof(answer))  # nothing in it is ours
         raise SspiError(status, function)
-
-
-def _enumerate(secur32: Any) -> list[Package]:
-    count, first = ULONG(0), PSecPkgInfoW()
-    try:
-        status = secur32.EnumerateSecurityPackagesW(count, first)
-        if status != SEC_E_OK:
-            first = PSecPkgInfoW()  # nothing in it is ours
-        _check(status, "EnumerateSecurityPackagesW")
-        _expect_answer(first or not count.value, "EnumerateSecurityPackagesW")
-        return [
-            Package(_text(p.Name), _text(p.Comment), p.cbMaxToken, p.fCapabilities)
-            for p in (first[: count.value] if first else [])
-        ]
-    finally:
-        _free_buffer(secur32, first)
 
 
 def _check(status: int, function: str, token: bytes = b"") -> None:
@@ -1569,7 +1340,8 @@ def _release(held: list[SecHandle], free: Callable[[SecHandle], int]) -> None:
     makes the call and notes its status in one step, which Ctrl-C cannot split. What
     was not called goes back for the next close(); so does what ctypes refused with
     MemoryError or RecursionError, before the DLL was reached. Ctrl-C in the lines
-    before map() and in the last ones is what can still leak a handle.
+    before map() and in the last ones is what can still leak a handle; one between
+    SSPI's return and FreeContextBuffer, a buffer.
     """
     statuses: list[int] = []
     try:
@@ -1620,13 +1392,11 @@ def _write_identity(
 ) -> Any:
     """Fill *memory*, which the caller wipes, and return what pAuthData points at.
 
-    The plain structure, or the EX one for a package list; that exists for the
-    current logon too, with NULL for its strings. Lengths are in [UTF-16 code units],
-    or [bytes] for an ANSI identity; the list is then ANSI as well, which the SDK
-    does not spell out. Unit by unit: encode() would leave a second copy of the
+    The plain structure of sspi.h, or the EX one for a package list; that exists for
+    the current logon too, with NULL for its strings. Lengths are in [UTF-16 code
+    units], or [bytes] for an ANSI identity; the list is then ANSI as well, which the
+    SDK does not spell out. Unit by unit: encode() would leave a second copy of the
     password that nobody wipes.
-
-    Source: sspi.h, SEC_WINNT_AUTH_IDENTITY_W, SEC_WINNT_AUTH_IDENTITY_EXW.
     """
     auth: Any = SEC_WINNT_AUTH_IDENTITY_W()
     if package_list is not None:
@@ -1637,8 +1407,8 @@ def _write_identity(
         auth.Flags = SEC_WINNT_AUTH_IDENTITY_ANSI
     place = 0
     for field, password in _identity_strings(identity, package_list):
-        start = place
-        setattr(auth, field, addressof(memory) + start * sizeof(memory._type_))
+        setattr(auth, field, addressof(memory) + place * sizeof(memory._type_))
+        setattr(auth, field + "Length", _count_units(password))
         for character in password:
             point = character if isinstance(character, int) else ord(character)
             if point > 0xFFFF:  # a surrogate pair
@@ -1647,8 +1417,7 @@ def _write_identity(
                 place += 1
             memory[place] = point
             place += 1
-        setattr(auth, field + "Length", place - start)
-        place += 1
+        place += 1  # the NUL
     return auth
 
 
@@ -1664,8 +1433,9 @@ def _identity_strings(
 
 
 def _count_units(password: str | bytes) -> int:
-    more = 0 if isinstance(password, bytes) else sum(c > "\uffff" for c in password)
-    return len(password) + more
+    if isinstance(password, bytes) or password.isascii():
+        return len(password)
+    return len(password) + sum(c > "\uffff" for c in password)
 
 
 def _bytes_at(address: int | None, length: int) -> bytes:
@@ -1674,9 +1444,8 @@ def _bytes_at(address: int | None, length: int) -> bytes:
 
 def _wide(text: str) -> Any:
     """Return LPCWSTR for *text*: the first unit of NUL-terminated UTF-16."""
-    return SEC_WCHAR.from_buffer(
-        bytearray(text.encode("utf-16-le", "surrogatepass") + b"\0\0")
-    )
+    units = text.encode("utf-16-le", "surrogatepass") + b"\0\0"
+    return SEC_WCHAR.from_buffer(bytearray(units))
 
 
 def _text(wide: Any) -> str:
@@ -1747,18 +1516,12 @@ class Secur32:
         self, phContext: PSecHandle, fQOP: ULONG, pMessage: PSecBufferDesc,
         MessageSeqNo: ULONG,
     ) -> SECURITY_STATUS: ...
+    MakeSignature = EncryptMessage  # the same parameters
     def DecryptMessage(
         self, phContext: PSecHandle, pMessage: PSecBufferDesc, MessageSeqNo: ULONG,
         pfQOP: PULONG,
     ) -> SECURITY_STATUS: ...
-    def MakeSignature(
-        self, phContext: PSecHandle, fQOP: ULONG, pMessage: PSecBufferDesc,
-        MessageSeqNo: ULONG,
-    ) -> SECURITY_STATUS: ...
-    def VerifySignature(
-        self, phContext: PSecHandle, pMessage: PSecBufferDesc, MessageSeqNo: ULONG,
-        pfQOP: PULONG,
-    ) -> SECURITY_STATUS: ...
+    VerifySignature = DecryptMessage
     def QueryContextAttributesW(
         self, phContext: PSecHandle, ulAttribute: ULONG, pBuffer: PVOID
     ) -> SECURITY_STATUS: ...
@@ -1775,35 +1538,26 @@ class Secur32:
 # ctypes.wintypes: its ULONG is 8 bytes on Linux, and every layout test there would
 # measure a machine that does not exist.
 
-ULONG = c_uint32
-USHORT = c_uint16
-ULONG_PTR = c_size_t
-PVOID = c_void_p
-SEC_WCHAR = c_uint16
+ULONG, USHORT, ULONG_PTR, PVOID = c_uint32, c_uint16, c_size_t, c_void_p
+SEC_WCHAR, LPCWSTR = c_uint16, POINTER(c_uint16)
+SECURITY_STATUS = c_uint32  # LONG in the SDK; unsigned, so 0x8009030C stays itself
 
 ISC_REQ_ALLOCATE_MEMORY = 0x100
 SECPKG_CRED_OUTBOUND, SECPKG_CRED_ATTR_NAMES = 2, 1
 SECPKG_ATTR_SIZES, SECPKG_ATTR_NAMES, SECPKG_ATTR_SESSION_KEY = 0, 1, 9
 SECPKG_ATTR_PACKAGE_INFO, SECPKG_ATTR_NEGOTIATION_INFO, SECPKG_ATTR_FLAGS = 10, 12, 14
-SECBUFFER_VERSION = 0
+SECBUFFER_VERSION, SECURITY_NATIVE_DREP = 0, 0x10
 SECBUFFER_DATA, SECBUFFER_TOKEN, SECBUFFER_PADDING, SECBUFFER_STREAM = 1, 2, 9, 10
-SECBUFFER_CHANNEL_BINDINGS = 14
-SECURITY_NATIVE_DREP = 0x10
-SECQOP_WRAP_NO_ENCRYPT = 0x80000001
+SECBUFFER_CHANNEL_BINDINGS, SECQOP_WRAP_NO_ENCRYPT = 14, 0x80000001
 SEC_WINNT_AUTH_IDENTITY_ANSI, SEC_WINNT_AUTH_IDENTITY_UNICODE = 1, 2
 SEC_WINNT_AUTH_IDENTITY_VERSION = 0x200
 
 # winerror.h: the statuses that a logon looks at; section 11 has the others.
-SEC_E_OK = 0x00000000
-SEC_I_CONTINUE_NEEDED = 0x00090312
-SEC_I_COMPLETE_NEEDED = 0x00090313
-SEC_I_COMPLETE_AND_CONTINUE = 0x00090314
-SEC_E_UNSUPPORTED_FUNCTION = 0x80090302
-SEC_E_INTERNAL_ERROR = 0x80090304
-SEC_E_INVALID_TOKEN = 0x80090308
-SEC_E_QOP_NOT_SUPPORTED = 0x8009030A
-SEC_E_MESSAGE_ALTERED = 0x8009030F
-SEC_E_SECURITY_QOS_FAILED = 0x80090332
+SEC_E_OK, SEC_I_CONTINUE_NEEDED = 0x00000000, 0x00090312
+SEC_I_COMPLETE_NEEDED, SEC_I_COMPLETE_AND_CONTINUE = 0x00090313, 0x00090314
+SEC_E_UNSUPPORTED_FUNCTION, SEC_E_INTERNAL_ERROR = 0x80090302, 0x80090304
+SEC_E_INVALID_TOKEN, SEC_E_QOP_NOT_SUPPORTED = 0x80090308, 0x8009030A
+SEC_E_MESSAGE_ALTERED, SEC_E_SECURITY_QOS_FAILED = 0x8009030F, 0x80090332
 
 _INVALID = ULONG_PTR(-1).value
 _ERROR_BIT = 0x80000000  # winerror.h, SEVERITY_ERROR
@@ -1815,10 +1569,10 @@ class SecHandle(Structure):
 class SecBuffer(Structure):
     _fields_ = [("cbBuffer", ULONG), ("BufferType", ULONG), ("pvBuffer", PVOID)]
 
+PSecBuffer = POINTER(SecBuffer)
+
 class SecBufferDesc(Structure):
-    _fields_ = [
-        ("ulVersion", ULONG), ("cBuffers", ULONG), ("pBuffers", POINTER(SecBuffer)),
-    ]
+    _fields_ = [("ulVersion", ULONG), ("cBuffers", ULONG), ("pBuffers", PSecBuffer)]
 
 class TimeStamp(Structure):
     """[100 ns since 1601-01-01 local time]; sspi.h has it as LARGE_INTEGER too."""
@@ -1832,8 +1586,7 @@ class TimeStamp(Structure):
 class SecPkgInfoW(Structure):
     _fields_ = [
         ("fCapabilities", ULONG), ("wVersion", USHORT), ("wRPCID", USHORT),
-        ("cbMaxToken", ULONG), ("Name", POINTER(SEC_WCHAR)),
-        ("Comment", POINTER(SEC_WCHAR)),
+        ("cbMaxToken", ULONG), ("Name", LPCWSTR), ("Comment", LPCWSTR),
     ]
 
 _IDENTITY_FIELDS: list[Any] = [
@@ -1860,12 +1613,12 @@ class SEC_CHANNEL_BINDINGS(Structure):
 
 class SecPkgContext_Sizes(Structure):
     _fields_ = [
-        ("cbMaxToken", ULONG), ("cbMaxSignature", ULONG), ("cbBlockSize", ULONG),
-        ("cbSecurityTrailer", ULONG),
+        ("cbMaxToken", ULONG), ("cbMaxSignature", ULONG),
+        ("cbBlockSize", ULONG), ("cbSecurityTrailer", ULONG),
     ]
 
 class SecPkgContext_NamesW(Structure):
-    _fields_ = [("sUserName", POINTER(SEC_WCHAR))]
+    _fields_ = [("sUserName", LPCWSTR)]
 
 class SecPkgContext_SessionKey(Structure):
     _fields_ = [("SessionKeyLength", ULONG), ("SessionKey", PVOID)]
@@ -1873,12 +1626,8 @@ class SecPkgContext_SessionKey(Structure):
 class SecPkgContext_NegotiationInfoW(Structure):
     _fields_ = [("PackageInfo", POINTER(SecPkgInfoW)), ("NegotiationState", ULONG)]
 
-SECURITY_STATUS = c_uint32  # LONG in the SDK; unsigned, so 0x8009030C stays itself
-LPCWSTR = POINTER(SEC_WCHAR)
-PULONG = POINTER(ULONG)
-PSecHandle = POINTER(SecHandle)
-PSecBufferDesc = POINTER(SecBufferDesc)
-PTimeStamp = POINTER(TimeStamp)
+PULONG, PTimeStamp = POINTER(ULONG), POINTER(TimeStamp)
+PSecHandle, PSecBufferDesc = POINTER(SecHandle), POINTER(SecBufferDesc)
 PSecPkgInfoW = POINTER(SecPkgInfoW)
 PPSecPkgInfoW = POINTER(PSecPkgInfoW)
 
@@ -1901,34 +1650,20 @@ PROTOTYPES = _prototypes(Secur32)
 # May touch: FormatMessageW, for what is not explained here. The numbers are
 # winerror.h's, the sentences are ours.
 
-SEC_E_INSUFFICIENT_MEMORY = 0x80090300
-SEC_E_INVALID_HANDLE = 0x80090301
-SEC_E_TARGET_UNKNOWN = 0x80090303
-SEC_E_SECPKG_NOT_FOUND = 0x80090305
-SEC_E_NO_IMPERSONATION = 0x8009030B
-SEC_E_LOGON_DENIED = 0x8009030C
-SEC_E_UNKNOWN_CREDENTIALS = 0x8009030D
-SEC_E_NO_CREDENTIALS = 0x8009030E
-SEC_E_OUT_OF_SEQUENCE = 0x80090310
-SEC_E_NO_AUTHENTICATING_AUTHORITY = 0x80090311
-SEC_E_CONTEXT_EXPIRED = 0x80090317
-SEC_E_INCOMPLETE_MESSAGE = 0x80090318
-SEC_E_BUFFER_TOO_SMALL = 0x80090321
-SEC_E_WRONG_PRINCIPAL = 0x80090322
-SEC_E_TIME_SKEW = 0x80090324
-SEC_E_NO_IP_ADDRESSES = 0x80090335
-SEC_E_SMARTCARD_LOGON_REQUIRED = 0x8009033E
-SEC_E_KDC_UNKNOWN_ETYPE = 0x80090342
-SEC_E_DELEGATION_REQUIRED = 0x80090345
-SEC_E_BAD_BINDINGS = 0x80090346
-SEC_E_NO_KERB_KEY = 0x80090348
-SEC_E_DOWNGRADE_DETECTED = 0x80090350
-SEC_E_INVALID_PARAMETER = 0x8009035D
-SEC_E_DELEGATION_POLICY = 0x8009035E
-SEC_E_POLICY_NLTM_ONLY = 0x8009035F
-SEC_E_NO_CONTEXT = 0x80090361
-SEC_E_MUTUAL_AUTH_FAILED = 0x80090363
-SEC_E_NO_SPM = SEC_E_INTERNAL_ERROR
+SEC_E_INSUFFICIENT_MEMORY, SEC_E_INVALID_HANDLE = 0x80090300, 0x80090301
+SEC_E_TARGET_UNKNOWN, SEC_E_SECPKG_NOT_FOUND = 0x80090303, 0x80090305
+SEC_E_NO_IMPERSONATION, SEC_E_LOGON_DENIED = 0x8009030B, 0x8009030C
+SEC_E_UNKNOWN_CREDENTIALS, SEC_E_NO_CREDENTIALS = 0x8009030D, 0x8009030E
+SEC_E_OUT_OF_SEQUENCE, SEC_E_NO_AUTHENTICATING_AUTHORITY = 0x80090310, 0x80090311
+SEC_E_CONTEXT_EXPIRED, SEC_E_INCOMPLETE_MESSAGE = 0x80090317, 0x80090318
+SEC_E_BUFFER_TOO_SMALL, SEC_E_WRONG_PRINCIPAL = 0x80090321, 0x80090322
+SEC_E_TIME_SKEW, SEC_E_NO_IP_ADDRESSES = 0x80090324, 0x80090335
+SEC_E_SMARTCARD_LOGON_REQUIRED, SEC_E_KDC_UNKNOWN_ETYPE = 0x8009033E, 0x80090342
+SEC_E_DELEGATION_REQUIRED, SEC_E_BAD_BINDINGS = 0x80090345, 0x80090346
+SEC_E_NO_KERB_KEY, SEC_E_DOWNGRADE_DETECTED = 0x80090348, 0x80090350
+SEC_E_INVALID_PARAMETER, SEC_E_DELEGATION_POLICY = 0x8009035D, 0x8009035E
+SEC_E_POLICY_NLTM_ONLY, SEC_E_NO_CONTEXT = 0x8009035F, 0x80090361
+SEC_E_MUTUAL_AUTH_FAILED, SEC_E_NO_SPM = 0x80090363, SEC_E_INTERNAL_ERROR
 SEC_E_NOT_SUPPORTED = SEC_E_UNSUPPORTED_FUNCTION
 
 # The rest of winerror.h's, which few people meet.
@@ -2057,16 +1792,58 @@ def _system_text(status: int) -> str:
     return "" if text == "<no description>" else text
 
 
-# -- 12. Names of tokens -------------------------------------------------------
-# May touch: bytes only, which come from the network and are not trusted.
+# -- 12. Names of services and tokens ------------------------------------------
+# May touch: str and bytes only. Tokens come from the network and are not trusted.
+
+
+def spn(service: str, host: str, port: int | None = None) -> str:
+    """Compose a service principal name: "HTTP/host" or "MSSQLSvc/host:1433".
+
+    The host is taken as it is, without a DNS lookup, which an attacker could
+    answer. An international name becomes its A-label (RFC 3490). An IPv6 address
+    may have brackets, and loses its zone.
+
+    Raises: TypeError; ValueError for a URL, a part that is no bare name, a port
+        outside 1..65535.
+    """
+    for label, part in (("service", service), ("host", host)):
+        _expect(label, part, "str", isinstance(part, str))
+        if "://" in part:
+            raise ValueError(f"{label} is a URL; give its host name alone")
+    address = _ipv6_address(host)
+    try:
+        name = address or (host if host.isascii() else host.encode("idna").decode())
+    except UnicodeError:
+        raise ValueError("host is no name that DNS could have") from None
+    for label, part in ("service", service), ("host", name):
+        marks = "/@\\,[]" + ("" if part is address else ":")
+        if not part or any(c in marks or c.isspace() or c == "\0" for c in part):
+            raise ValueError(f"{label} must be a bare name, without / @ : \\ , blanks")
+        _check_name(label, part)
+    if port is None:
+        return f"{service}/{name}"
+    _expect("port", port, "int", type(port) is int)
+    if not 0 < port < 65536:
+        raise ValueError(f"port must be 1 to 65535, not {port}")
+    return f"{service}/[{name}]:{port}" if address else f"{service}/{name}:{port}"
+
+
+def _ipv6_address(host: str) -> str:
+    """Return an IPv6 literal without brackets and zone; "" for any other host."""
+    import ipaddress
+    bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
+    address = bare.partition("%")[0]
+    try:
+        ipaddress.IPv6Address(address)
+        return address
+    except ValueError:
+        return ""
 
 
 #: RFC 4120 7.5.9, what people meet -> what it means.
 _KERBEROS_ERRORS = {
-    "7": "the server does not know this SPN",
-    "32": "the ticket has expired",
-    "35": "the ticket is for another service",
-    "37": "the clocks differ too much",
+    "7": "the server does not know this SPN", "32": "the ticket has expired",
+    "35": "the ticket is for another service", "37": "the clocks differ too much",
     "41": "the message was changed",
 }
 
@@ -2100,9 +1877,7 @@ _OID_NTLM = bytes.fromhex("2b06010401823702020a")  # 1.3.6.1.4.1.311.2.2.10
 _OID_KERBEROS = bytes.fromhex("2a864886f712010202")  # 1.2.840.113554.1.2.2
 _OID_MS_KERBEROS = bytes.fromhex("2a864882f712010202")  # 1.2.840.48018.1.2.2, a slip
 _MECHANISM_NAMES = {
-    _OID_MS_KERBEROS: "MS-Kerberos",
-    _OID_KERBEROS: KERBEROS,
-    _OID_NTLM: NTLM,
+    _OID_MS_KERBEROS: "MS-Kerberos", _OID_KERBEROS: KERBEROS, _OID_NTLM: NTLM,
     bytes.fromhex("2b06010401823702021e"): "NEGOEX",  # 1.3.6.1.4.1.311.2.2.30
     bytes.fromhex("2a864886f71201020203"): "Kerberos user-to-user",
 }
@@ -2178,11 +1953,10 @@ def _describe_kerberos(message: bytes) -> str:
 
 
 def http_authenticate(
-    host: str, status: int, challenges: Challenges,
-    identity: Identity | None = None, *, target: str | None = None,
-    package: str | None = None, certificate: Buffer | None = None,
-    flags: int = DEFAULT_FLAGS, require: int = 0, allow_ntlm: bool = True,
-    credential: Credential | None = None, secur32: Any = None,
+    host: str, status: int, challenges: Challenges, identity: Identity | None = None, *,
+    target: str | None = None, package: str | None = None,
+    certificate: Buffer | None = None, flags: int = DEFAULT_FLAGS, require: int = 0,
+    allow_ntlm: bool = True, credential: Credential | None = None, secur32: Any = None,
 ) -> HttpFlow:
     """Log on to the HTTP server, or proxy, that answered *status*: 401, or 407.
 
@@ -2212,8 +1986,7 @@ def http_authenticate(
     asked = status in (401, 407)
     offered = [s for s in (NEGOTIATE, NTLM) if asked and _http_entries(values, s)]
     ntlm = allow_ntlm and not require & _MUTUAL_AUTH  # which NTLM cannot do
-    if package is None:
-        package = NTLM if ntlm and offered == [NTLM] else NEGOTIATE
+    package = package or (NTLM if ntlm and offered == [NTLM] else NEGOTIATE)
     if package.lower() not in ("negotiate", "kerberos", "ntlm"):
         raise ValueError(f"package {package}: HTTP has Negotiate, Kerberos and NTLM")
     scheme = NTLM if _same_package(package, NTLM) and NTLM in offered else NEGOTIATE
@@ -2231,7 +2004,6 @@ def _http_flow(
     names: tuple[str, str, str],
 ) -> HttpFlow:
     import base64
-
     leg, context, (scheme, package, target) = 0, None, names
     try:
         if scheme not in offered:
@@ -2334,7 +2106,6 @@ def _http_answer(answer: Any) -> tuple[int, list[str]]:
 
 def _http_token(values: list[str], scheme: str) -> bytes:
     import base64
-
     word = next(filter(None, _http_entries(values, scheme)), "")
     try:
         return base64.b64decode(word, validate=True)
@@ -2357,29 +2128,59 @@ def _http_entries(values: list[str], scheme: str) -> list[str]:
     return entries
 
 
-# -- 14. The command line ------------------------------------------------------
+# -- 14. Packages and the command line -----------------------------------------
 # May touch: argv, stdout, stderr, and this file, to hash it. It is a user of the
 # rest, and calls up.
+
+
+class Package:
+    """A security package: its name, what the system says about it, the length of its
+    longest token [bytes], and its capabilities: sspi.h, SECPKG_FLAG_*."""
+
+    def __init__(self, name: str, comment: str, max_token: int, capabilities: int):
+        self.name, self.comment = name, comment
+        self.max_token, self.capabilities = max_token, capabilities
+
+    def __repr__(self) -> str:
+        return f"<Package {_printable(self.name)}, tokens to {self.max_token} bytes>"
+
+
+def packages(secur32: object = None) -> list[Package]:
+    """List the security packages of this machine.
+
+    Raises: SspiError; OSError off Windows without *secur32*.
+    """
+    backend, function = _backend(secur32), "EnumerateSecurityPackagesW"
+    count, first = ULONG(0), PSecPkgInfoW()
+    try:
+        status = backend.EnumerateSecurityPackagesW(count, first)
+        if status != SEC_E_OK:
+            first = PSecPkgInfoW()  # nothing in it is ours
+        _check(status, function)
+        _expect_answer(first or not count.value, function)
+        return [
+            Package(_text(p.Name), _text(p.Comment), p.cbMaxToken, p.fCapabilities)
+            for p in (first[: count.value] if first else [])
+        ]
+    finally:
+        _free_buffer(backend, first)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: diagnose [SPN], or explain STATUS.
 
-    Returns: the exit status. 0; 1 if diagnose could not make a token; 2 for what is
-        no status, for wrong usage, and for diagnose off Windows.
+    Returns: 0; 1 if diagnose could not make a token; 2 for what is no status, for
+        wrong usage, and for diagnose off Windows.
     """
     import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="sspi_client", description="Windows SSPI authentication, client side."
-    )
+    about = "Windows SSPI authentication, client side."
+    parser = argparse.ArgumentParser("sspi_client", description=about)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     explain = commands.add_parser("explain", help="say what a status means")
     explain.add_argument("status", help="decimal, negative, hexadecimal or symbolic")
-    diagnose = commands.add_parser(
-        "diagnose", help="show what SSPI has, and make a first token; nothing is sent"
-    )
+    about = "show what SSPI has, and make a first token; nothing is sent"
+    diagnose = commands.add_parser("diagnose", help=about)
     diagnose.add_argument("spn", nargs="?", help="such as HTTP/intranet.example.com")
     diagnose.add_argument("--package", default=NEGOTIATE, help="default: Negotiate")
     diagnose.add_argument("--json", action="store_true", help="for programs")
@@ -2396,10 +2197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(word: str) -> int:
     status = _status_number(word)
     if status is None:
-        print(
-            "no such status: give 0x8009030C, -2146893044 or SEC_E_LOGON_DENIED",
-            file=sys.stderr,
-        )
+        forms = "0x8009030C, -2146893044 or SEC_E_LOGON_DENIED"
+        print(f"no such status: give {forms}", file=sys.stderr)
         return 2
     reason = SspiError(status, "")
     print(f"{reason.name} (0x{status:08X}, {status - (status >> 31 << 32)})")
@@ -2445,16 +2244,14 @@ def _diagnose(target: str | None, package: str, as_json: bool) -> int:
         facts["error"] = str(refused)
     if as_json:
         import json
-
         print(json.dumps(facts, indent=2))
     else:
         _print_facts(facts)
-    return 1 if "error" in facts else 0
+    return int("error" in facts)
 
 
 def _machine_facts(backend: Any) -> dict[str, Any]:
     import hashlib
-
     try:
         with open(__file__, "rb") as own:
             digest = hashlib.sha256(own.read()).hexdigest()
@@ -2463,14 +2260,12 @@ def _machine_facts(backend: Any) -> dict[str, Any]:
     system = sys.platform
     if sys.platform == "win32":
         system = "Windows {}.{}.{}".format(*sys.getwindowsversion()[:3])
+    found = [f"{p.name}, tokens to {p.max_token} bytes" for p in packages(backend)]
     return {
         "system": system,
         "Python": f"{sys.version.split()[0]}, {8 * sizeof(PVOID)} bits",
         "sspi_client": f"{__version__}, SHA-256 {digest}",
-        "packages": [
-            f"{found.name}, tokens to {found.max_token} bytes"
-            for found in packages(backend)
-        ],
+        "packages": found,
     }
 
 
@@ -2490,15 +2285,11 @@ def _first_token_facts(credential: Credential, target: str) -> dict[str, Any]:
     finally:
         flow.close()
     encoded = (len(token) + 2) // 3 * 4
-    limits = [
-        f"{'over' if encoded > limit else 'within'} {limit} ({whose})"
-        for limit, whose in _HEADER_LIMITS
-    ]
-    return {
-        "target": target,
-        "first token": [mechanism(token), f"{len(token)} bytes"],
-        "in a header": [f"{encoded} characters of base64", *limits],
-    }
+    header = [f"{encoded} characters of base64"]
+    for limit, whose in _HEADER_LIMITS:
+        header.append(f"{'over' if encoded > limit else 'within'} {limit} ({whose})")
+    described = [mechanism(token), f"{len(token)} bytes"]
+    return {"target": target, "first token": described, "in a header": header}
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

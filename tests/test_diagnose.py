@@ -99,7 +99,7 @@ def tokens(fake, mocker):
 
     def noting(*arguments):
         answer = real(*arguments)
-        made.append(answer[0])
+        made.append(answer)
         return answer
 
     mocker.patch.object(sspi_client, "_initialize", noting)

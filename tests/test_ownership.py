@@ -84,6 +84,21 @@ def test_flow_deletes_a_context_that_came_with_an_odd_positive_status(fake):
     assert frees(fake) == list(FREES)
 
 
+def test_credential_that_came_with_an_odd_positive_status_is_released(fake, mocker):
+    real = fake.AcquireCredentialsHandleW
+
+    def odd(*arguments):
+        real(*arguments)
+        return sspi_client.SEC_I_RENEGOTIATE
+
+    mocker.patch.object(fake, "AcquireCredentialsHandleW", odd)
+    with pytest.raises(SspiError, match="SEC_I_RENEGOTIATE"):
+        sspi_client.Credential(secur32=fake)
+    with pytest.raises(SspiError, match="SEC_I_RENEGOTIATE"):
+        next(authenticate(NTLM_SPN, secur32=fake))
+    assert frees(fake) == ["FreeCredentialsHandle"] * 2
+
+
 def test_context_frees_on_close_and_only_once(fake, server):
     context = drive(authenticate(NTLM_SPN, secur32=fake), server.accept)
     assert frees(fake) == []
